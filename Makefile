@@ -1,0 +1,41 @@
+# Two commands do everything: `make demo` and `make test`. PYTHON chooses the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Many small factorisations: one BLAS thread is faster than several.
+export OPENBLAS_NUM_THREADS = 1
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/.core
+	$(BIN)/s3lora demo -o demo-out
+
+test: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mypy
+
+bench: .venv/.core
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/planted.py
+
+clean:
+	rm -rf .venv demo-out benchmarks/work
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# numpy, safetensors, ml_dtypes, threadpoolctl, click and rich: nothing else.
+.venv/.core: pyproject.toml | .venv/bin/python
+	$(PIP) install -e .
+	touch $@
+
+.venv/.test: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) install -c constraints.txt -e '.[test]'
+	touch $@ .venv/.core

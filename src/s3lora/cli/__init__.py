@@ -1,0 +1,57 @@
+"""The command line: each command parses, calls the library once, and renders what it returns."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from s3lora._version import __version__
+from s3lora.cli.compare import compare
+from s3lora.cli.demo import demo
+from s3lora.cli.methods import methods
+from s3lora.cli.prune import prune
+from s3lora.cli.scan import scan
+from s3lora.errors import S3LoraError
+
+
+class Commands(click.Group):
+    """The one place that turns an error into two lines and an exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; an error of ours ends it without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except S3LoraError as error:
+            click.echo(f"error: {_escaped(str(error))}", err=True)
+            click.echo(f"hint: {_escaped(error.hint)}", err=True)
+            ctx.exit(error.exit_code)
+
+
+def _escaped(text: str) -> str:
+    """The text with everything a terminal might act on escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="s3lora")
+def cli() -> None:
+    """See from the weights alone what a LoRA adapter does, and take modules out.
+
+    \b
+    Exit status: 0 clean, 1 findings at or above --fail-on, 2 usage or error,
+    3 cannot judge. A score alone never changes it, unless --gate asks for it.
+    """
+
+
+for command in (scan, prune, compare, methods, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the command `s3lora`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name in a file must not end in an encoding error
+            stream.reconfigure(errors="backslashreplace")
+    cli()

@@ -1,0 +1,162 @@
+"""Options that several commands share, and what they mean to the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from s3lora.errors import ParameterError
+from s3lora.findings import SEVERITIES
+from s3lora.methods import Method, make_method
+from s3lora.scores import ScoreTable
+from s3lora.selection import (
+    ByLayer,
+    Fraction,
+    Named,
+    Outliers,
+    Policy,
+    Threshold,
+    TopK,
+    default_policy,
+)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ADAPTER = click.argument("adapter", type=click.Path())
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+METHOD: Callable[[Any], Any] = _together(
+    click.option(
+        "-m", "--method", default="s3lora", show_default=True, help="See `s3lora methods`."
+    ),
+    click.option(
+        "-p",
+        "--param",
+        "params",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A parameter of the method; may be repeated.",
+    ),
+)
+
+CHOOSING: Callable[[Any], Any] = _together(
+    click.option("--top-k", type=int, metavar="K", help="Choose exactly K modules."),
+    click.option("--fraction", type=float, metavar="F", help="Choose this share, rounded up."),
+    click.option("--threshold", type=float, metavar="T", help="Choose scores at or beyond T."),
+    click.option(
+        "--outliers",
+        type=float,
+        metavar="Z",
+        help="Choose scores beyond median + Z·1.4826·MAD.",
+    ),
+    click.option(
+        "--modules",
+        multiple=True,
+        metavar="NAMES",
+        help="Choose these modules: full names, separated by commas; may be repeated.",
+    ),
+    click.option(
+        "--granularity",
+        type=click.Choice(["module", "layer"]),
+        default="module",
+        show_default=True,
+        help="Choose modules, or whole layers by the mean of their modules' scores.",
+    ),
+)
+
+FAILING: Callable[[Any], Any] = _together(
+    click.option(
+        "--fail-on",
+        type=click.Choice(SEVERITIES),
+        default="medium",
+        show_default=True,
+        help="Exit with 1 from findings of this severity on.",
+    ),
+    click.option(
+        "--gate",
+        metavar="RULE=VALUE",
+        help="Exit with 1 too if a score is beyond outliers=Z or threshold=T.",
+    ),
+)
+
+OUTPUT: Callable[[Any], Any] = _together(
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="What to print.",
+    ),
+    click.option("-v", "--verbose", is_flag=True, help="Show every row and every note."),
+)
+
+
+def method_from(name: str, params: tuple[str, ...]) -> Method:
+    """The method that -m and -p ask for."""
+    values = {}
+    for param in params:
+        key, mark, value = param.partition("=")
+        if not mark:
+            raise ParameterError(f"-p {param!r} is no NAME=VALUE", hint="for example -p keep=5")
+        values[key] = value
+    return make_method(name, values)
+
+
+def policy_from(table: ScoreTable, options: dict[str, Any]) -> Policy:
+    """The policy that the options of `CHOOSING` ask for; the default one without any."""
+    makers: dict[str, Callable[[Any], Policy]] = {
+        "top_k": TopK,
+        "fraction": Fraction,
+        "threshold": Threshold,
+        "outliers": Outliers,
+        "modules": _named,
+    }
+    asked = [key for key in makers if options[key] not in (None, ())]
+    if len(asked) > 1:
+        flags = " and ".join("--" + key.replace("_", "-") for key in asked)
+        raise ParameterError(f"{flags} cannot be combined", hint="choose in one way")
+    by_layer = options["granularity"] == "layer"
+    if not asked:
+        return default_policy(table, by_layer=by_layer)
+    policy = makers[asked[0]](options[asked[0]])
+    if by_layer and isinstance(policy, Named):
+        raise ParameterError("--modules names modules, not layers", hint="leave --granularity out")
+    return ByLayer(policy) if by_layer else policy
+
+
+def _named(lists: tuple[str, ...]) -> Named:
+    return Named(
+        tuple(name.strip() for names in lists for name in names.split(",") if name.strip())
+    )
+
+
+def gate_from(text: str) -> Policy:
+    """The policy that --gate asks for."""
+    key, _, value = text.partition("=")
+    makers: dict[str, Callable[[float], Policy]] = {"outliers": Outliers, "threshold": Threshold}
+    try:
+        return makers[key](float(value))
+    except (KeyError, ValueError) as error:
+        raise ParameterError(
+            f"--gate {text!r} is no gate", hint="--gate outliers=8 or --gate threshold=0.9"
+        ) from error
+
+
+def out_path(help_text: str, *, required: bool = False) -> Callable[[F], F]:
+    """The option -o."""
+    return click.option(
+        "-o", "--output", type=click.Path(path_type=Path), required=required, help=help_text
+    )

@@ -1,0 +1,61 @@
+"""Where results go: a file or stdout; and a progress bar on stderr for a scan that takes long."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from io import StringIO
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from s3lora.adapter import ModuleName
+from s3lora.io.atomic import write_file
+
+PATIENCE = 1.0
+"""Seconds before a progress bar appears."""
+
+
+def emit_text(text: str, output: Path | None) -> None:
+    """Write text to a file, or to stdout."""
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_file(output, text)
+        click.echo(f"wrote {output}", err=True)
+
+
+def emit_table(show: Callable[[Console], None], output: Path | None) -> None:
+    """Print a table on stdout, or write it to a file without colour and 80 columns wide."""
+    if output is None:
+        show(Console(file=sys.stdout, highlight=False))
+        return
+    buffer = StringIO()
+    show(Console(file=buffer, width=80, no_color=True, highlight=False))
+    emit_text(buffer.getvalue(), output)
+
+
+def track(names: Iterable[ModuleName]) -> Iterator[ModuleName]:
+    """Hand the names on; on a terminal, show a bar on stderr once it takes more than a second."""
+    names = tuple(names)
+    if not sys.stderr.isatty():
+        yield from names
+        return
+    started = time.monotonic()
+    waiting = iter(names)
+    for done, name in enumerate(waiting, 1):
+        yield name
+        if time.monotonic() - started > PATIENCE:
+            yield from _with_bar(waiting, done, len(names))
+
+
+def _with_bar(names: Iterator[ModuleName], done: int, total: int) -> Iterator[ModuleName]:
+    from rich.progress import Progress
+
+    with Progress(console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task("scanning", total=total, completed=done)
+        for name in names:
+            yield name
+            progress.advance(task)

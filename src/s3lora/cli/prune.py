@@ -1,0 +1,87 @@
+"""`s3lora prune`: take the chosen modules out and write the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s3lora.cli.options import (
+    ADAPTER,
+    CHOOSING,
+    FAILING,
+    METHOD,
+    OUTPUT,
+    gate_from,
+    method_from,
+    out_path,
+    policy_from,
+)
+from s3lora.cli.output import track
+from s3lora.cli.scan import render
+from s3lora.errors import ParameterError
+from s3lora.io import open_adapter
+from s3lora.prune import TARGETS, apply, plan
+from s3lora.report import gate_findings, make_report
+from s3lora.scan import scan as scan_adapter
+
+
+@click.command()
+@ADAPTER
+@METHOD
+@CHOOSING
+@FAILING
+@OUTPUT
+@out_path("The folder to write; it must not exist yet.")
+@click.option(
+    "--target",
+    type=click.Choice(list(TARGETS)),
+    default="minimal",
+    show_default=True,
+    help="Whom to write for: " + "; ".join(f"{k} ({v})" for k, v in TARGETS.items()) + ".",
+)
+@click.option(
+    "--fold-scale", is_flag=True, help="Write one scale and rank that every loader reads."
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--force", is_flag=True, help="Move an existing output folder aside to NAME.old.")
+@click.pass_context
+def prune(
+    ctx: click.Context,
+    /,
+    adapter: str,
+    method: str,
+    params: tuple[str, ...],
+    fail_on: Any,
+    gate: str | None,
+    form: str,
+    verbose: bool,
+    output: Path | None,
+    target: str,
+    fold_scale: bool,
+    dry_run: bool,
+    force: bool,
+    **choosing: Any,
+) -> None:
+    """Take the chosen modules out of ADAPTER and write what stays to a new folder.
+
+    The source is not changed. The output appears whole or not at all, with a
+    manifest (s3lora.json) and a section in its README.md.
+    """
+    if output is None and not dry_run:
+        raise ParameterError("no output folder", hint="give -o OUT, or --dry-run for the plan")
+    opened = open_adapter(adapter)
+    scorer = method_from(method, params)
+    rule = gate_from(gate) if gate else None
+    table = scan_adapter(opened, scorer, track=track)
+    policy = policy_from(table, choosing)
+    gated = gate_findings(table, rule, gate or "") if rule else ()
+    planned = plan(opened, policy(table), target=target, fold_scale=fold_scale)
+    if output is not None and not dry_run:
+        apply(opened, planned, output, table=table, policy=policy, force=force)
+    report = make_report(opened, table, policy, chosen=planned.chosen, gated=gated, plan=planned)
+    render(report, form, None, verbose=verbose)
+    if output is not None and not dry_run:
+        click.echo(f"wrote {output}", err=True)
+    ctx.exit(report.exit_code(fail_on))

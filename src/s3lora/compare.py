@@ -1,0 +1,92 @@
+"""What differs between two adapters, module by module, from their factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from s3lora.adapter import Adapter, LoraModule, ModuleName, natural_key
+from s3lora.errors import UnsupportedError
+from s3lora.linalg import singular_values
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One module in two adapters."""
+
+    module: ModuleName
+    status: str
+    """same: factors and scale are equal · changed · only in A · only in B · not comparable."""
+    norm_a: float | None
+    """‖ΔW‖_F in A, in the units of the weights; None if it is not there or cannot be judged."""
+    norm_b: float | None
+    """The same in B."""
+    change: float | None
+    """‖ΔW_B − ΔW_A‖_F/‖ΔW_A‖_F; None where a norm is missing or that of A is zero."""
+
+
+def compare(a: Adapter, b: Adapter) -> tuple[Difference, ...]:
+    """Compare two adapters.
+
+    Args:
+        a: The one before.
+        b: The one after.
+
+    Returns:
+        One row for every module of either, in natural order of the names.
+
+    Cost
+        O((m + n) r^2) time per module, two modules in memory at a time.
+    """
+    names = sorted(a.slots.keys() | b.slots.keys(), key=natural_key)
+    with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"):
+        return tuple(_difference(name, a, b) for name in names)
+
+
+def _difference(name: ModuleName, a: Adapter, b: Adapter) -> Difference:
+    before, after = _read(a, name), _read(b, name)
+    norm_a, norm_b = _norm(before), _norm(after)
+    if name not in b.slots:
+        return Difference(name, "only in A", norm_a, None, None)
+    if name not in a.slots:
+        return Difference(name, "only in B", None, norm_b, None)
+    if before is None or after is None or norm_a is None or norm_b is None:
+        return Difference(name, "not comparable", norm_a, norm_b, None)
+    if _equal(before, after):
+        return Difference(name, "same", norm_a, norm_b, 0.0)
+    distance = _distance(before, after)
+    change = distance / norm_a if norm_a and distance is not None else None
+    return Difference(name, "changed", norm_a, norm_b, change)
+
+
+def _read(adapter: Adapter, name: ModuleName) -> LoraModule | None:
+    try:
+        return adapter.read(name) if name in adapter.slots else None
+    except UnsupportedError:
+        return None
+
+
+def _norm(module: LoraModule | None) -> float | None:
+    """‖s·B·A‖_F; None if it cannot be told."""
+    if module is None or not np.isfinite(module.A).all() or not np.isfinite(module.B).all():
+        return None
+    s = module.scaling * singular_values(module.B, module.A)
+    norm = float(np.sqrt(s @ s))
+    return norm if np.isfinite(norm) else None
+
+
+def _equal(a: LoraModule, b: LoraModule) -> bool:
+    same_factors = np.array_equal(a.A, b.A) and np.array_equal(a.B, b.B)
+    return same_factors and a.scaling == b.scaling
+
+
+def _distance(a: LoraModule, b: LoraModule) -> float | None:
+    """‖s_a·B_a·A_a − s_b·B_b·A_b‖_F, as the norm of one update of the summed rank."""
+    if (a.B.shape[0], a.A.shape[1]) != (b.B.shape[0], b.A.shape[1]):
+        return None
+    B = np.hstack([a.scaling * a.B, -b.scaling * b.B])  # (m, r_a + r_b)
+    A = np.vstack([a.A, b.A])  # (r_a + r_b, n)
+    s = singular_values(B, A)
+    return float(np.sqrt(s @ s))

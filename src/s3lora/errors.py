@@ -1,0 +1,40 @@
+"""What can go wrong, as a tree: catch the root, or the branch you can do something about.
+
+    S3LoraError
+    ├── AdapterError       the files are missing, broken or hostile                       exit 2
+    ├── UnsupportedError   well formed, but the true update cannot be computed from them  exit 3
+    ├── ParameterError     a method, policy or option that does not exist or does not fit exit 2
+    └── OutputError        the result cannot be written where it was asked for            exit 2
+
+Every error says what is wrong and, in `hint`, what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class S3LoraError(Exception):
+    """Root of the tree: a message for people, a hint, and the exit status of the command line."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class AdapterError(S3LoraError):
+    """The adapter's files are missing, broken or hostile; nothing of them was judged."""
+
+
+class UnsupportedError(S3LoraError):
+    """The adapter is of a kind whose true update its files alone do not give: cannot judge."""
+
+    exit_code = 3
+
+
+class ParameterError(S3LoraError):
+    """A method, policy or option that does not exist, or a value that does not fit it."""
+
+
+class OutputError(S3LoraError):
+    """The result cannot be written there; nothing was written and nothing was changed."""

@@ -1,0 +1,115 @@
+"""A file or folder appears whole or not at all, and never through a link."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from s3lora.errors import OutputError
+
+
+@contextmanager
+def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its name when the block ends well.
+
+    If the block fails, the temporary folder is removed and nothing else has changed. A process
+    that is killed leaves it behind under the name `.NAME.XXXX.partial`.
+
+    Args:
+        out: The folder to make; its parent is made if it is missing.
+        replace: Move an `out` that is there already aside, to `NAME.old`, instead of refusing.
+
+    Raises:
+        OutputError: if `out` is a link, exists and `replace` is off, or cannot be made.
+    """
+    _refuse_taken(out, replace)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = _partial(out)
+        partial.mkdir()
+    except OSError as error:
+        raise _cannot(out, error) from error
+    try:
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        _refuse_taken(out, replace)
+        aside = _move_aside(out) if os.path.lexists(out) else None
+        try:
+            partial.rename(out)
+        except OSError:
+            if aside:
+                aside.rename(out)
+            raise
+        _sync(out.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise _cannot(out, error) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_file(out: Path, text: str) -> None:
+    """Write a text file whole or not at all; one that is there already is replaced.
+
+    Raises:
+        OutputError: if `out` is a link or a folder, or cannot be written.
+    """
+    if out.is_symlink() or out.is_dir():
+        what = "a link" if out.is_symlink() else "a folder"
+        raise OutputError(f"{out} is {what}", hint="give the name of a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = _partial(out)
+        try:
+            with partial.open("x", encoding="utf-8") as file:
+                file.write(text)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot(out, error) from error
+
+
+def _partial(out: Path) -> Path:
+    """A name beside `out` that nothing has yet."""
+    return out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+
+
+def _refuse_taken(out: Path, replace: bool) -> None:
+    if out.is_symlink():
+        raise OutputError(f"{out} is a link", hint="nothing is written through links: remove it")
+    if not out.name or out.name == "..":
+        raise OutputError(f"{out} is no name for a folder", hint="give the path of a new folder")
+    if out.exists() and not (replace and out.is_dir()):
+        hint = "give a new path, or --force to move the old folder aside"
+        raise OutputError(f"{out} exists already", hint=hint)
+
+
+def _move_aside(out: Path) -> Path:
+    """Give the old folder the first free name of NAME.old, NAME.old.1, …"""
+    aside, count = out.with_name(f"{out.name}.old"), 0
+    while os.path.lexists(aside):
+        count += 1
+        aside = out.with_name(f"{out.name}.old.{count}")
+    return out.rename(aside)
+
+
+def _cannot(out: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write {out}: {error.strerror or error}", hint="check permissions and free space"
+    )
+
+
+def _sync(path: Path) -> None:
+    """Have the system put a file or folder on disk, so that a crash cannot leave half of it."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,141 @@
+"""What was done to an adapter, written beside it: a manifest for machines, a section for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s3lora._version import __version__
+from s3lora.adapter import Adapter, Drop
+from s3lora.errors import AdapterError
+from s3lora.io.safetensors import CHUNK, open_regular
+from s3lora.io.sources import CARD, CONFIG, MANIFEST
+from s3lora.scores import ScoreTable
+from s3lora.selection import Policy
+
+if TYPE_CHECKING:
+    from s3lora.prune import Plan
+
+MAX_CARD = 8 * 2**20
+"""Largest model card that is carried over, in bytes."""
+
+
+def tool() -> dict[str, str]:
+    """Name and version of this tool."""
+    return {"name": "s3lora", "version": __version__}
+
+
+def write_manifest(
+    adapter: Adapter, plan: Plan, folder: Path, table: ScoreTable | None, policy: Policy | None
+) -> None:
+    """Write s3lora.json: what was done, by which scores, and the hash of every file."""
+    dropped = [name for name, edit in plan.edits.items() if isinstance(edit, Drop)]
+    document: dict[str, Any] = {
+        "schema": 1,
+        "tool": tool(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("numpy", "safetensors", "ml_dtypes")},
+        "source": {"ref": adapter.ref, "files": _hashes(_inputs(adapter))},
+        "method": table and {"name": table.method, "params": dict(table.params)},
+        "policy": policy and {"name": policy.name, "params": dict(policy.params)},
+        "target": plan.target,
+        "fold_scale": plan.fold_scale,
+        "dropped": dropped,
+        "zeroed": [name for name in plan.edits if name not in dropped],
+        "notes": list(plan.notes),
+        "scores": {score.module: score.value for score in table.scores} if table else {},
+        "skipped": {row.module: row.reason for row in table.skipped} if table else {},
+        "output": {"files": _hashes(sorted(folder.iterdir()))},
+    }
+    text = json.dumps(document, indent=1, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _inputs(adapter: Adapter) -> list[Path]:
+    """The files of the source that were read."""
+    path = Path(adapter.ref)
+    folder = path if path.is_dir() else path.parent
+    weights = folder / "adapter_model.safetensors" if path.is_dir() else path
+    return [p for p in (folder / CONFIG, weights, folder / CARD) if p.exists()]
+
+
+def _hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 by file name."""
+    hashes = {}
+    for path in paths:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+        hashes[path.name] = digest.hexdigest()
+    return hashes
+
+
+def write_card(
+    adapter: Adapter, plan: Plan, folder: Path, table: ScoreTable | None, policy: Policy | None
+) -> None:
+    """Write README.md: the source's card as it is, and a section on what was done."""
+    card = _card(adapter).rstrip("\n") + "\n\n" + _section(adapter, plan, table, policy)
+    (folder / CARD).write_bytes(card.encode("utf-8", "surrogateescape"))
+
+
+def _card(adapter: Adapter) -> str:
+    """The source's model card; without one, a front matter that names the base model."""
+    path = Path(adapter.ref)
+    card = (path if path.is_dir() else path.parent) / CARD
+    if card.exists():
+        fd, size = open_regular(card)
+        with open(fd, "rb") as file:
+            if size > MAX_CARD:
+                raise AdapterError(
+                    f"{card} has {size} bytes", hint=f"a card has at most {MAX_CARD}"
+                )
+            return file.read().decode("utf-8", "surrogateescape")
+    base = adapter.config.get("base_model_name_or_path")
+    named = f"base_model: {json.dumps(base)}\n" if isinstance(base, str) and base else ""
+    return f"---\n{named}library_name: peft\n---\n"
+
+
+def _section(adapter: Adapter, plan: Plan, table: ScoreTable | None, policy: Policy | None) -> str:
+    """The section of the card: in words what the manifest says in full."""
+    count = f"{len(plan.chosen)} of {len(adapter.slots)} LoRA modules"
+    how = _how(table, policy)
+    verbs = {"drop": "left out", "zero": "kept with B = 0"}
+    rows = [f"- `{name}`: {verbs[edit.name]}" for name, edit in plan.edits.items()]
+    notes = [f"\nNote: {note}." for note in plan.notes]
+    return "\n".join(
+        [
+            "## Pruned with s3lora",
+            "",
+            f"{count} were taken out{how}, for the target `{plan.target}`"
+            + (", with scales folded." if plan.fold_scale else "."),
+            "A score is a reason to look at a module, no proof of harm; whether this made the "
+            "model safer has to be measured.",
+            "",
+            *rows,
+            *notes,
+            "",
+            f"Scores, versions and the SHA-256 of every file are in `{MANIFEST}`.",
+            "",
+        ]
+    )
+
+
+def _how(table: ScoreTable | None, policy: Policy | None) -> str:
+    if table is None:
+        return ""
+    by = (
+        f" by `{table.method}` ({_shown(table.params)})"
+        if table.params
+        else f" by `{table.method}`"
+    )
+    return by + (f", policy `{policy.name}` ({_shown(policy.params)})" if policy else "")
+
+
+def _shown(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in params.items())

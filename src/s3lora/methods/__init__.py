@@ -1,0 +1,128 @@
+"""The scoring methods, by name. Listing them imports none of them.
+
+A method is a frozen dataclass whose fields are its parameters (docs/write-a-method.md). Another
+package adds one through the entry point group `s3lora.methods`; nothing here changes for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from s3lora.adapter import LoraModule
+from s3lora.errors import ParameterError
+from s3lora.scores import Score, Unsafe
+
+GROUP = "s3lora.methods"
+
+BUILTIN = {
+    "s3lora": "s3lora.methods.s3lora:S3Lora",
+    "spectrum": "s3lora.methods.spectrum:Spectrum",
+    "magnitude": "s3lora.methods.magnitude:Magnitude",
+    "random": "s3lora.methods.random:Random",
+    "last-layers": "s3lora.methods.last_layers:LastLayers",
+}
+
+
+class Method(Protocol):
+    """Says something about one module at a time; knows nothing of the others."""
+
+    name: ClassVar[str]
+    """The name it is registered by."""
+
+    @property
+    def unsafe(self) -> Unsafe:
+        """Whether a high or a low score is the one to look at."""
+        ...
+
+    def score(self, module: LoraModule) -> Score:
+        """Score one module, whose factors are finite and whose update is not zero."""
+        ...
+
+
+@runtime_checkable
+class TableMethod(Protocol):
+    """A method whose scores depend on each other: it has the last word on the whole table."""
+
+    def conclude(self, scores: tuple[Score, ...]) -> tuple[Score, ...]:
+        """Give the scores of all modules, in the same order, their final values."""
+        ...
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all methods: the built-in ones, then those of installed packages."""
+    others = sorted({entry.name for entry in entry_points(group=GROUP)} - BUILTIN.keys())
+    return (*BUILTIN, *others)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class registered under a name; only now is its module imported.
+
+    Raises:
+        ParameterError: if no method has that name, or a package's method cannot be imported.
+    """
+    if name in BUILTIN:
+        module, _, attribute = BUILTIN[name].partition(":")
+        found: type[Method] = getattr(importlib.import_module(module), attribute)
+        return found
+    for entry in entry_points(group=GROUP, name=name):
+        try:
+            loaded: type[Method] = entry.load()
+        except Exception as error:
+            raise ParameterError(
+                f"the method {name!r} of {entry.value} cannot be loaded: {error}",
+                hint="it comes from another package: repair or uninstall that package",
+            ) from error
+        return loaded
+    close = difflib.get_close_matches(name, method_names(), n=1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    raise ParameterError(
+        f"there is no method {name!r}", hint=f"{guess}methods: {', '.join(method_names())}"
+    )
+
+
+def make_method(name: str, params: Mapping[str, Any] | None = None) -> Method:
+    """A method by name with its parameters set.
+
+    Args:
+        name: A registered name.
+        params: Parameters by name; a string is converted to the type of the parameter's default.
+
+    Raises:
+        ParameterError: if there is no such method or parameter, or a value does not fit.
+    """
+    method = method_class(name)
+    fields = {f.name: f for f in dataclasses.fields(method)}  # type: ignore[arg-type]
+    values = {}
+    for key, value in (params or {}).items():
+        if key not in fields:
+            known = ", ".join(fields) or "none"
+            raise ParameterError(
+                f"the method {name!r} has no parameter {key!r}", hint=f"its parameters: {known}"
+            )
+        values[key] = _converted(key, value, fields[key].default)
+    return method(**values)
+
+
+def _converted(key: str, value: Any, default: Any) -> Any:
+    """A value as the type of the parameter's default."""
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[value.lower()]
+        return type(default)(value)
+    except (KeyError, ValueError) as error:
+        raise ParameterError(
+            f"{key}={value!r} is not a value for this parameter",
+            hint=f"its default is {default!r}",
+        ) from error
+
+
+def params_of(method: Method) -> dict[str, Any]:
+    """The parameters of a method by name."""
+    return dataclasses.asdict(method)  # type: ignore[call-overload, no-any-return]

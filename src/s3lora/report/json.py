@@ -1,0 +1,76 @@
+"""The report as JSON, schema 1: what other programs build on. It never holds NaN."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from s3lora.compare import Difference
+from s3lora.prune import Plan
+from s3lora.report import Report
+
+
+def render(report: Report) -> str:
+    """A scan, or a plan to prune, as JSON."""
+    chosen = set(report.chosen)
+    document: dict[str, Any] = {
+        "schema": 1,
+        "tool": dict(report.tool),
+        "adapter": {
+            "ref": report.ref,
+            "sha256": report.sha256,
+            "base_model": report.base_model,
+            "modules": len(report.modules),
+            "parameters": report.parameters,
+            "bytes": report.nbytes,
+        },
+        "method": {
+            "name": report.table.method,
+            "params": dict(report.table.params),
+            "unsafe": report.table.unsafe,
+        },
+        "modules": [
+            {
+                "module": score.module,
+                "score": score.value,
+                "chosen": score.module in chosen,
+                "rank": report.modules[score.module].rank,
+                "shape": list(report.modules[score.module].shape),
+                "parts": dict(score.parts),
+            }
+            for score in report.table.scores
+        ],
+        "skipped": [{"module": row.module, "reason": row.reason} for row in report.table.skipped],
+        "findings": [asdict(finding) for finding in report.findings],
+        "policy": {"name": report.policy_name, "params": dict(report.policy_params)},
+        "chosen": list(report.chosen),
+    }
+    if report.plan is not None:
+        document["plan"] = _plan(report.plan)
+    return _text(document)
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "target": plan.target,
+        "fold_scale": plan.fold_scale,
+        "edits": {name: edit.name for name, edit in plan.edits.items()},
+        "notes": list(plan.notes),
+    }
+
+
+def render_comparison(ref_a: str, ref_b: str, rows: Sequence[Difference]) -> str:
+    """A comparison of two adapters as JSON."""
+    document = {
+        "schema": 1,
+        "a": ref_a,
+        "b": ref_b,
+        "modules": [asdict(row) for row in rows],
+    }
+    return _text(document)
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"

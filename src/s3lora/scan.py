@@ -1,0 +1,96 @@
+"""The only loop over modules: read one, let the method score it, keep the reason if it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from s3lora.adapter import Adapter, LoraModule, ModuleName
+from s3lora.errors import UnsupportedError
+from s3lora.findings import Finding
+from s3lora.methods import Method, TableMethod, make_method, params_of
+from s3lora.scores import Score, ScoreTable, Skipped
+
+Track = Callable[[Iterable[ModuleName]], Iterable[ModuleName]]
+
+
+def scan(adapter: Adapter, method: str | Method = "s3lora", *, track: Track = iter) -> ScoreTable:
+    """Score every module of an adapter with one method.
+
+    Args:
+        adapter: From `open_adapter`.
+        method: A method, or the name of one with its default parameters.
+        track: Wraps the iteration over the module names, for a progress bar.
+
+    Returns:
+        Scores and skipped modules in natural order of the names. NaN and Inf are findings and
+        never a score; so is an adapter whose every update is zero.
+
+    Raises:
+        ParameterError: if there is no method of that name.
+
+    Cost
+        One module is in memory at a time. BLAS is held to one thread meanwhile: on matrices this
+        small several threads cost more than they give.
+    """
+    chosen = make_method(method) if isinstance(method, str) else method
+    with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"):
+        rows = [_row(adapter, name, chosen) for name in track(adapter.names)]
+    scores = tuple(row for row in rows if isinstance(row, Score))
+    if scores and isinstance(chosen, TableMethod):
+        scores = chosen.conclude(scores)
+    skipped = tuple(row for row in rows if isinstance(row, Skipped))
+    return ScoreTable(
+        method=chosen.name,
+        params=params_of(chosen),
+        unsafe=chosen.unsafe,
+        scores=scores,
+        skipped=skipped,
+        findings=_findings(scores, skipped),
+    )
+
+
+NON_FINITE = "holds NaN or Inf"
+OVERFLOWS = "the update or its score is not finite"
+ZERO = "zero update"
+
+
+def _row(adapter: Adapter, name: ModuleName, method: Method) -> Score | Skipped:
+    """One module's score, or why it has none: what is common to all methods is handled here."""
+    try:
+        module = adapter.read(name)
+    except UnsupportedError:
+        return Skipped(name, adapter.slots[name].unscored)
+    reason = _unfit(module)
+    if reason:
+        return Skipped(name, reason, judged=reason == ZERO)
+    try:
+        score = method.score(module)
+    except np.linalg.LinAlgError as error:
+        return Skipped(name, f"the decomposition failed: {error}")
+    if not np.isfinite([score.value, *score.parts.values()]).all():
+        return Skipped(name, OVERFLOWS)
+    return score
+
+
+def _unfit(module: LoraModule) -> str:
+    """Why no method can score the module; empty if it can."""
+    largest = [float(np.abs(factor).max()) for factor in (module.A, module.B)]
+    if not np.isfinite([*largest, module.scaling]).all():
+        return NON_FINITE
+    return "" if all(largest) and module.scaling else ZERO
+
+
+def _findings(scores: tuple[Score, ...], skipped: tuple[Skipped, ...]) -> tuple[Finding, ...]:
+    """What the numbers themselves brought up."""
+    findings = [
+        Finding("non-finite", "high", row.module, row.reason)
+        for row in skipped
+        if row.reason in (NON_FINITE, OVERFLOWS)
+    ]
+    if skipped and not scores and all(row.judged for row in skipped):
+        text = "every update is zero: the adapter does nothing"
+        findings.append(Finding("zero-update", "medium", "all modules", text))
+    return tuple(findings)
