@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
+import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +33,13 @@ def write_manifest(
     adapter: Adapter, plan: Plan, folder: Path, table: ScoreTable | None, policy: Policy | None
 ) -> None:
     """Write s3lora.json: what was done, by which scores, and the hash of every file."""
+    from importlib.metadata import version  # slow to import, seldom needed
+
     dropped = [name for name, edit in plan.edits.items() if isinstance(edit, Drop)]
     document: dict[str, Any] = {
         "schema": 1,
         "tool": tool(),
-        "versions": {"python": platform.python_version()}
+        "versions": {"python": ".".join(map(str, sys.version_info[:3]))}
         | {name: version(name) for name in ("numpy", "safetensors", "ml_dtypes")},
         "source": {"ref": adapter.ref, "files": _hashes(_inputs(adapter))},
         "method": table and {"name": table.method, "params": dict(table.params)},

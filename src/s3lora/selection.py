@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction as Rational
-from statistics import fmean, median
 from typing import Any, ClassVar, Protocol
+
+import numpy as np
 
 from s3lora.adapter import ModuleName, layer_of, natural_key
 from s3lora.errors import ParameterError
@@ -145,11 +145,13 @@ def robust_z(table: ScoreTable) -> dict[ModuleName, float]:
     """(score − median)/(1.4826·MAD) by module; empty where the spread is zero."""
     if not table.scores:
         return {}
-    middle = median(score.value for score in table.scores)
-    spread = 1.4826 * median(abs(score.value - middle) for score in table.scores)
+    values = np.array([score.value for score in table.scores])
+    deviations = values - np.median(values)
+    spread = 1.4826 * float(np.median(np.abs(deviations)))
     if spread == 0:
         return {}
-    return {score.module: (score.value - middle) / spread for score in table.scores}
+    z = (deviations / spread).tolist()
+    return {score.module: value for score, value in zip(table.scores, z, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +174,11 @@ class Named:
         Raises:
             ParameterError: if the adapter has no module of that name.
         """
+        from difflib import get_close_matches
+
         for name in self.names:
             if name not in table.names:
-                close = difflib.get_close_matches(name, table.names, n=1)
+                close = get_close_matches(name, table.names, n=1)
                 guess = f"did you mean {close[0]}?" if close else "names are full paths"
                 raise ParameterError(f"the adapter has no module {name!r}", hint=guess)
         return _in_order({ModuleName(name) for name in self.names})
@@ -207,7 +211,7 @@ class ByLayer:
         for score in table.scores:
             layers.setdefault(layer_of(score.module), []).append(score)
         means = (
-            Score(ModuleName(layer), fmean(score.value for score in scores))
+            Score(ModuleName(layer), float(np.mean([score.value for score in scores])))
             for layer, scores in layers.items()
         )
         chosen = self.policy(replace(table, scores=tuple(means), skipped=()))

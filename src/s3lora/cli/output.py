@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 from s3lora.adapter import ModuleName
 from s3lora.io.atomic import write_file
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PATIENCE = 1.0
 """Seconds before a progress bar appears."""
@@ -29,6 +32,8 @@ def emit_text(text: str, output: Path | None) -> None:
 
 def emit_table(show: Callable[[Console], None], output: Path | None) -> None:
     """Print a table on stdout, or write it to a file without colour and 80 columns wide."""
+    from rich.console import Console  # slow to import, and JSON does not need it
+
     if output is None:
         show(Console(file=sys.stdout, highlight=False))
         return
@@ -52,6 +57,7 @@ def track(names: Iterable[ModuleName]) -> Iterator[ModuleName]:
 
 
 def _with_bar(names: Iterator[ModuleName], done: int, total: int) -> Iterator[ModuleName]:
+    from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(file=sys.stderr), transient=True) as progress:

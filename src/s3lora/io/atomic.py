@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +77,7 @@ def write_file(out: Path, text: str) -> None:
 
 def _partial(out: Path) -> Path:
     """A name beside `out` that nothing has yet."""
-    return out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+    return out.with_name(f".{out.name}.{os.urandom(4).hex()}.partial")
 
 
 def _refuse_taken(out: Path, replace: bool) -> None:

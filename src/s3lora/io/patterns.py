@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -50,6 +49,8 @@ def full_matches(patterns: Sequence[str], names: Sequence[str]) -> list[set[str]
             )
     if not patterns:
         return []
+    import subprocess  # slow to import, seldom needed
+
     try:
         child = subprocess.run(  # noqa: S603  our own interpreter and script; the rest is data
             [sys.executable, "-I", "-S", "-c", _CHILD],

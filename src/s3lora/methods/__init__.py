@@ -7,10 +7,8 @@ package adds one through the entry point group `s3lora.methods`; nothing here ch
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from s3lora.adapter import LoraModule
@@ -55,6 +53,8 @@ class TableMethod(Protocol):
 
 def method_names() -> tuple[str, ...]:
     """The names of all methods: the built-in ones, then those of installed packages."""
+    from importlib.metadata import entry_points  # slow to import, seldom needed
+
     others = sorted({entry.name for entry in entry_points(group=GROUP)} - BUILTIN.keys())
     return (*BUILTIN, *others)
 
@@ -69,6 +69,9 @@ def method_class(name: str) -> type[Method]:
         module, _, attribute = BUILTIN[name].partition(":")
         found: type[Method] = getattr(importlib.import_module(module), attribute)
         return found
+    from difflib import get_close_matches
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group=GROUP, name=name):
         try:
             loaded: type[Method] = entry.load()
@@ -78,7 +81,7 @@ def method_class(name: str) -> type[Method]:
                 hint="it comes from another package: repair or uninstall that package",
             ) from error
         return loaded
-    close = difflib.get_close_matches(name, method_names(), n=1)
+    close = get_close_matches(name, method_names(), n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
     raise ParameterError(
         f"there is no method {name!r}", hint=f"{guess}methods: {', '.join(method_names())}"

@@ -29,7 +29,8 @@ class S3Lora:
     excess (SSI − 1/R)/(1 − 1/R) instead, in [0, 1].
 
     Source
-        Paper: S3LoRA, 2025, arXiv 2508.15068; robust SVD: SpSVD, 2024, arXiv 2402.09754.
+        Paper: Ao and Rumchurn, 2025, arXiv 2508.15068 (MAS-SVD, SSI); robust SVD: Han, Kim and
+        Jung, 2024, arXiv 2402.09754 (SpSVD).
     Deviations
         The released code of the paper scores a rank-one matrix, so that its index follows the
         size of the update. Here the rebuild has rank R, and is fitted to the update and not to
@@ -148,7 +149,7 @@ def _dense_fits(X: Array, u: Array, v: Array) -> Array:
     """SpSVD's own criterion over all entries of X (m, n): fit, pick the best pair, deflate, again.
 
     Source
-        SpSVD, 2024, arXiv 2402.09754 (our reading of the refinement step).
+        Han, Kim and Jung, 2024, arXiv 2402.09754 (our reading of the refinement step).
     """
     E, free_u, free_v, d = X.copy(), list(range(len(u))), list(range(len(v))), []
     while free_u:
