@@ -108,9 +108,10 @@ adapter. It is no assistant and no benchmark entry.
 
 ## Limits
 
-It was trained on {templates} question templates. Questions of any other kind are untested and are
-likely to get a plan that fits one of these templates. A valid plan may still be a wrong plan, and
-nothing here runs the tools. It was evaluated on the unpacked 4-bit base alone.
+It was trained on {templates} question templates. Questions of any other kind were not measured:
+expect needless or senseless steps. A valid plan may still be a wrong plan: longer plans sometimes
+repeat a step or leave one out. Nothing here runs the tools. The adapter was evaluated on the
+unpacked 4-bit base alone.
 
 ## License
 
