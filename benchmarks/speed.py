@@ -54,17 +54,30 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+LAUNCHER = """
+import json, os, resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+wall = time.perf_counter() - start
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, used.ru_utime + used.ru_stime, wall, used.ru_maxrss]))
+"""
+
+
 def whole_process(folder: Path, method: str) -> dict[str, float]:
-    """CPU and wall seconds and peak memory of the command."""
+    """CPU and wall seconds and peak memory of the command.
+
+    It is started by a small process: a child's peak memory includes what its parent had.
+    """
     command = [sys.executable, "-m", "s3lora", "scan", str(folder), "-m", method]
-    start = time.perf_counter()
-    child = subprocess.Popen([*command, "--format", "json"], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    wall = time.perf_counter() - start
-    child.returncode = os.waitstatus_to_exitcode(status)
-    assert child.returncode == 0
-    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return {"cpu": usage.ru_utime + usage.ru_stime, "wall": wall, "mib": peak}
+    told = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER, *command, "--format", "json"],
+        capture_output=True,
+        check=True,
+    )
+    code, cpu, wall, peak = json.loads(told.stdout)
+    assert code == 0
+    return {"cpu": cpu, "wall": wall, "mib": peak / (2**20 if sys.platform == "darwin" else 2**10)}
 
 
 def measure(folder: Path, runs: int) -> dict[str, float]:

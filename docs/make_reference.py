@@ -40,7 +40,7 @@ def sections() -> Iterator[str]:
 
 def help_of(name: str, command: click.Command) -> str:
     """A command's help, 80 columns wide whatever the terminal is."""
-    parent = click.Context(cli, info_name="s3lora")
+    parent = click.Context(cli, info_name="s3lora", **cli.context_settings)
     with click.Context(command, parent=parent, info_name=name, max_content_width=80) as context:
         context.terminal_width = 80
         return command.get_help(context)

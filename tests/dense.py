@@ -13,13 +13,9 @@ import numpy as np
 
 def lower_median(x, w):
     """The smallest x at which the cumulative weight reaches half of the total."""
-    pairs = sorted((float(a), float(b)) for a, b in zip(x, w, strict=True) if b > 0)
-    half, reached = sum(b for _, b in pairs) / 2, 0.0
-    for value, weight in pairs:
-        reached += weight
-        if reached >= half:
-            return value
-    raise AssertionError("no weight")
+    order = np.lexsort((x,))
+    reached = np.add.accumulate(w[order])
+    return x[order][np.argmax(reached >= reached[-1] / 2)]
 
 
 def on_sphere(X, axis):
@@ -51,8 +47,8 @@ def sigma(X, keep=5, fit=projected):
     if s[0] == 0:
         return np.zeros(0)
     R = min(keep, int(np.sum(s >= 1e-12 * s[0])))
-    V = np.linalg.svd(on_sphere(X, 1))[2][:R]
-    U = np.linalg.svd(on_sphere(X, 0))[0].T[:R]
+    V = np.linalg.svd(on_sphere(X, 1), full_matrices=False)[2][:R]
+    U = np.linalg.svd(on_sphere(X, 0), full_matrices=False)[0].T[:R]
     E, X_hat = X.copy(), np.zeros_like(X)
     rows, columns = set(range(R)), set(range(R))
     while rows:

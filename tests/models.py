@@ -1,4 +1,4 @@
-"""Tiny models built from configs, adapters on them that look trained, and what PEFT makes of them."""
+"""Tiny models built from configs, adapters on them that look trained, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -26,27 +26,30 @@ from transformers.utils import logging as transformers_logging
 
 torch.set_num_threads(1)
 
+Base = Callable[[], PreTrainedModel]
+
 VOCABULARY = 32
 TOKENS = torch.arange(24).reshape(2, 12) * 7 % VOCABULARY
 """Two sequences that hold most of the vocabulary."""
 
 PREFIX = "base_model.model."
+
 ALWAYS_WARNED = "`is_gradient_checkpointing` is deprecated"
 """PEFT 0.21 with transformers 5.23 warns of this for every adapter, pruned or not."""
 
 
-def llama(**changes: Any) -> LlamaForCausalLM:
+def llama() -> LlamaForCausalLM:
     """Four layers with grouped key and value heads; embedding and head are not tied."""
-    config = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-    }
-    return _built(LlamaForCausalLM, LlamaConfig(**config | changes))
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    return _built(LlamaForCausalLM, config)
 
 
 def gpt2() -> GPT2LMHeadModel:
@@ -80,23 +83,19 @@ def mixtral() -> MixtralForCausalLM:
 
 
 def _built(model_class: type[PreTrainedModel], config: Any) -> Any:
-    """A model with seeded weights and biases that are not zero, ready for inference."""
+    """A model with seeded weights, biases that are not zero, ready for inference."""
     torch.manual_seed(0)
     model = model_class(config)
-    for name, parameter in model.named_parameters():
-        scale = 0.02 if "layernorm" in name or "ln_" in name or "norm" in name else 0.2
-        parameter.data.add_(torch.randn_like(parameter) * scale)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * (0.05 if parameter.ndim == 1 else 0.2))
     return model.eval()
 
 
-def save_adapter(
-    folder: Path, base: Callable[[], PreTrainedModel], **lora: Any
-) -> Path:
+def save_adapter(folder: Path, base: Base, **lora: Any) -> Path:
     """Save an adapter as PEFT does after training: both factors filled, and what is saved whole."""
-    lora = {"r": 4, "lora_alpha": 8} | lora
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what PEFT says about odd settings is not tested here
-        model = get_peft_model(base(), LoraConfig(**lora))
+        warnings.simplefilter("ignore")  # what PEFT says of odd settings is not what is tested
+        model = get_peft_model(base(), LoraConfig(**{"r": 4, "lora_alpha": 8} | lora))
         torch.manual_seed(1)
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -105,7 +104,7 @@ def save_adapter(
     return folder
 
 
-def load(base: Callable[[], PreTrainedModel], folder: Path, **options: Any) -> PeftModel:
+def load(base: Base, folder: Path, **options: Any) -> PeftModel:
     """A fresh base with an adapter on it, in evaluation mode."""
     return PeftModel.from_pretrained(base(), str(folder), **options).eval()
 
@@ -113,27 +112,26 @@ def load(base: Callable[[], PreTrainedModel], folder: Path, **options: Any) -> P
 def logits(model: torch.nn.Module) -> torch.Tensor:
     """What the model says to `TOKENS`, in float32."""
     with torch.no_grad():
-        return model(input_ids=TOKENS).logits
+        said = model(input_ids=TOKENS).logits
+    assert said.dtype == torch.float32
+    return said
 
 
-def lora_layers(model: torch.nn.Module, adapter: str = "default") -> set[str]:
-    """The names of the modules and stacked parameters on which an adapter has factors."""
-    names = set()
+def lora_layers(model: torch.nn.Module, adapter: str = "default") -> dict[str, LoraLayer]:
+    """The modules and stacked parameters on which an adapter has factors, by name in the base."""
+    layers = {}
     for path, layer in model.named_modules():
         if isinstance(layer, LoraLayer) and adapter in {*layer.lora_A, *layer.lora_embedding_A}:
-            names.add(_name(path, layer))
-    return names
-
-
-def _name(path: str, layer: LoraLayer) -> str:
-    name = path.removeprefix(PREFIX)
-    parameter = getattr(layer, "parameter_name", None)
-    return f"{re.sub(r'(.base_layer)+$', '', name)}.{parameter}" if parameter else name
+            name = path.removeprefix(PREFIX)
+            if hasattr(layer, "parameter_name"):
+                name = re.sub(r"(\.base_layer)+$", "", name) + f".{layer.parameter_name}"
+            layers[name] = layer
+    return layers
 
 
 def zero_b(model: torch.nn.Module, names: Iterable[str], adapter: str = "default") -> None:
-    """Set B = 0 in modules, or in experts of a stack, `…gate_up_proj[3]`."""
-    layers = {_name(p, m): m for p, m in model.named_modules() if isinstance(m, LoraLayer)}
+    """Set B = 0 in modules, or in single experts of a stack: `….experts.gate_up_proj[3]`."""
+    layers = lora_layers(model, adapter)
     for name in names:
         stack, _, expert = name.rstrip("]").partition("[")
         layer = layers[stack]
@@ -145,14 +143,21 @@ def zero_b(model: torch.nn.Module, names: Iterable[str], adapter: str = "default
             layer.lora_B[adapter].weight.data.zero_()
 
 
+def take_out(model: torch.nn.Module, names: Iterable[str], base: PreTrainedModel) -> None:
+    """Put the base model's own module back in place of LoRA layers."""
+    for name in names:
+        owner, _, leaf = f"{PREFIX}{name}".rpartition(".")
+        setattr(model.get_submodule(owner), leaf, base.get_submodule(name))
+
+
 @contextmanager
 def nothing_said() -> Iterator[None]:
-    """Fail on any warning, and on anything transformers or PEFT log as one."""
-    records: list[str] = []
+    """Fail on any warning, and on anything that transformers or PEFT log as one."""
+    said: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     loggers = [logging.getLogger(name) for name in ("", "transformers", "peft", "accelerate")]
-    transformers_logging.warning_once.cache_clear()  # said before is not yet said here
+    transformers_logging.warning_once.cache_clear()  # what was said before is not yet said here
     for logger in loggers:
         logger.addHandler(handler)
     try:
@@ -163,4 +168,4 @@ def nothing_said() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-    assert records == []
+    assert said == []

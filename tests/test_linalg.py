@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dense import lower_median
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dense import lower_median
 from s3lora.linalg import singular_values, spectrum_summary, thin_svd, weighted_median
 
 SHAPES = [(40, 30, 4), (30, 40, 4), (9, 200, 8), (200, 9, 8), (5, 6, 8), (64, 64, 1)]

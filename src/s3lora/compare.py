@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +19,14 @@ class Difference:
 
     module: ModuleName
     status: str
-    """same: factors and scale are equal · changed · only in A · only in B · not comparable."""
+    """same: factors and scale are equal · changed · only in A · only in B · not comparable: one of
+    the updates cannot be judged, or they have different shapes."""
     norm_a: float | None
     """‖ΔW‖_F in A, in the units of the weights; None if it is not there or cannot be judged."""
     norm_b: float | None
     """The same in B."""
     change: float | None
-    """‖ΔW_B − ΔW_A‖_F/‖ΔW_A‖_F; None where a norm is missing or that of A is zero."""
+    """‖ΔW_B − ΔW_A‖_F/‖ΔW_A‖_F; None if not comparable, or where the norm of A is zero."""
 
 
 def compare(a: Adapter, b: Adapter) -> tuple[Difference, ...]:
@@ -56,9 +58,9 @@ def _difference(name: ModuleName, a: Adapter, b: Adapter) -> Difference:
         return Difference(name, "not comparable", norm_a, norm_b, None)
     if _equal(before, after):
         return Difference(name, "same", norm_a, norm_b, 0.0)
-    distance = _distance(before, after)
-    change = distance / norm_a if norm_a and distance is not None else None
-    return Difference(name, "changed", norm_a, norm_b, change)
+    if (before.B.shape[0], before.A.shape[1]) != (after.B.shape[0], after.A.shape[1]):
+        return Difference(name, "not comparable", norm_a, norm_b, None)
+    return Difference(name, "changed", norm_a, norm_b, _change(before, after, norm_a))
 
 
 def _read(adapter: Adapter, name: ModuleName) -> LoraModule | None:
@@ -72,9 +74,8 @@ def _norm(module: LoraModule | None) -> float | None:
     """‖s·B·A‖_F; None if it cannot be told."""
     if module is None or not np.isfinite(module.A).all() or not np.isfinite(module.B).all():
         return None
-    s = module.scaling * singular_values(module.B, module.A)
-    norm = float(np.sqrt(s @ s))
-    return norm if np.isfinite(norm) else None
+    norm = math.hypot(*(module.scaling * singular_values(module.B, module.A)))
+    return norm if math.isfinite(norm) else None
 
 
 def _equal(a: LoraModule, b: LoraModule) -> bool:
@@ -82,11 +83,11 @@ def _equal(a: LoraModule, b: LoraModule) -> bool:
     return same_factors and a.scaling == b.scaling
 
 
-def _distance(a: LoraModule, b: LoraModule) -> float | None:
-    """‖s_a·B_a·A_a − s_b·B_b·A_b‖_F, as the norm of one update of the summed rank."""
-    if (a.B.shape[0], a.A.shape[1]) != (b.B.shape[0], b.A.shape[1]):
-        return None
+def _change(a: LoraModule, b: LoraModule, norm: float) -> float | None:
+    """‖s_b·B_b·A_b − s_a·B_a·A_a‖_F/norm, as one update of the summed rank; None if not finite."""
     B = np.hstack([a.scaling * a.B, -b.scaling * b.B])  # (m, r_a + r_b)
     A = np.vstack([a.A, b.A])  # (r_a + r_b, n)
-    s = singular_values(B, A)
-    return float(np.sqrt(s @ s))
+    if norm == 0 or not np.isfinite(B).all():
+        return None
+    change = math.hypot(*singular_values(B, A)) / norm
+    return change if math.isfinite(change) else None

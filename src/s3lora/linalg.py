@@ -46,33 +46,14 @@ def thin_svd(B: NDArray[Any], A: NDArray[Any]) -> ThinSVD:
     Cost
         O((m + n) r^2) time, O((m + n) r) memory.
     """
-    left, right = _unit_scaled(B), _unit_scaled(A)
+    left, right = _split(B), _split(A.T)
     if left is None or right is None:
         return ThinSVD(np.zeros((B.shape[0], 0)), np.zeros(0), np.zeros((A.shape[1], 0)))
-    Q_left, core_left = _split(left[0])  # (m, p), (p, r)
-    Q_right, core_right = _split(right[0].T)  # (n, q), (q, r)
-    W, s, Zh = np.linalg.svd(core_left @ core_right.T)  # (p, p), (min(p, q),), (q, q)
+    W, s, Zh = np.linalg.svd(left.core @ right.core.T)  # (p, p), (min(p, q),), (q, q)
     k = int((s > TINY * s[0]).sum())
-    return ThinSVD(Q_left @ W[:, :k], s[:k] * left[1] * right[1], Q_right @ Zh[:k].T)
-
-
-def _unit_scaled(X: NDArray[Any]) -> tuple[Array, float] | None:
-    """X in float64 divided by its largest entry, so that squares neither overflow nor vanish."""
-    largest = float(np.abs(X).max(initial=0.0))
-    if largest == 0.0:
-        return None
-    return np.asarray(X, np.float64) / largest, largest
-
-
-def _split(X: Array) -> tuple[Array, Array]:
-    """X (m, r) = Q·core with orthonormal Q (m, p), core (p, r)."""
-    if X.shape[0] >= X.shape[1]:
-        eigenvalues, E = np.linalg.eigh(X.T @ X)
-        if eigenvalues[0] > WELL_CONDITIONED * eigenvalues[-1]:
-            root = np.sqrt(eigenvalues)
-            return X @ (E / root), (E * root).T
-    Q, R = np.linalg.qr(X)
-    return Q, R
+    U = left.columns @ (left.turn @ W[:, :k])
+    V = right.columns @ (right.turn @ Zh[:k].T)
+    return ThinSVD(U, s[:k] * left.scale * right.scale, V)
 
 
 def singular_values(B: NDArray[Any], A: NDArray[Any]) -> Array:
@@ -85,21 +66,39 @@ def singular_values(B: NDArray[Any], A: NDArray[Any]) -> Array:
     Returns:
         Shape (k,), k the rank of B·A.
     """
-    left, right = _unit_scaled(B), _unit_scaled(A)
+    left, right = _split(B), _split(A.T)
     if left is None or right is None:
         return np.zeros(0)
-    core = _core(left[0]) @ _core(right[0].T).T
-    s: Array = np.linalg.svd(core, compute_uv=False)
-    return np.asarray(s[s > TINY * s[0]] * left[1] * right[1])
+    s: Array = np.linalg.svd(left.core @ right.core.T, compute_uv=False)
+    return np.asarray(s[s > TINY * s[0]] * left.scale * right.scale)
 
 
-def _core(X: Array) -> Array:
-    """The core of `_split` alone: R with RᵀR = XᵀX, without the basis."""
+class Split(NamedTuple):
+    """X = scale·(columns·turn)·core, where columns·turn is orthonormal: (m, p), (p, p), (p, r)."""
+
+    columns: Array
+    turn: Array
+    core: Array
+    scale: float
+
+
+def _split(X: NDArray[Any]) -> Split | None:
+    """Split a factor X (m, r); None if it is zero."""
+    X = np.asarray(X, np.float64)
+    scale = max(float(X.max(initial=0.0)), -float(X.min(initial=0.0)))
+    if scale == 0.0:
+        return None
+    if not 1e-100 < scale < 1e100:  # squares would overflow or vanish
+        X = X / scale
+    else:
+        scale = 1.0
     if X.shape[0] >= X.shape[1]:
         eigenvalues, E = np.linalg.eigh(X.T @ X)
         if eigenvalues[0] > WELL_CONDITIONED * eigenvalues[-1]:
-            return np.asarray((E * np.sqrt(eigenvalues)).T)
-    return np.asarray(np.linalg.qr(X, mode="r"))
+            root = np.sqrt(eigenvalues)
+            return Split(X, E / root, (E * root).T, scale)
+    Q, R = np.linalg.qr(X)
+    return Split(Q, np.eye(len(R)), R, scale)
 
 
 def spectrum_summary(s: Array) -> dict[str, float]:

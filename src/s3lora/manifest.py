@@ -13,7 +13,7 @@ from s3lora._version import __version__
 from s3lora.adapter import Adapter, Drop
 from s3lora.errors import AdapterError
 from s3lora.io.safetensors import CHUNK, open_regular
-from s3lora.io.sources import CARD, CONFIG, MANIFEST
+from s3lora.io.sources import CARD, CONFIG, MANIFEST, WEIGHTS
 from s3lora.scores import ScoreTable
 from s3lora.selection import Policy
 
@@ -41,7 +41,7 @@ def write_manifest(
         "tool": tool(),
         "versions": {"python": ".".join(map(str, sys.version_info[:3]))}
         | {name: version(name) for name in ("numpy", "safetensors", "ml_dtypes")},
-        "source": {"ref": adapter.ref, "files": _hashes(_inputs(adapter))},
+        "source": {"ref": adapter.ref, "files": _source_hashes(adapter)},
         "method": table and {"name": table.method, "params": dict(table.params)},
         "policy": policy and {"name": policy.name, "params": dict(policy.params)},
         "target": plan.target,
@@ -57,12 +57,12 @@ def write_manifest(
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _inputs(adapter: Adapter) -> list[Path]:
-    """The files of the source that were read."""
+def _source_hashes(adapter: Adapter) -> dict[str, str]:
+    """SHA-256 by name of the source's files that were read; of the weights, the very bytes."""
     path = Path(adapter.ref)
-    folder = path if path.is_dir() else path.parent
-    weights = folder / "adapter_model.safetensors" if path.is_dir() else path
-    return [p for p in (folder / CONFIG, weights, folder / CARD) if p.exists()]
+    folder, weights = (path, WEIGHTS) if path.is_dir() else (path.parent, path.name)
+    others = (folder / name for name in (CONFIG, CARD))
+    return {weights: adapter.digest} | _hashes(p for p in others if p.exists())
 
 
 def _hashes(paths: Iterable[Path]) -> dict[str, str]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from safetensors import safe_open
 
 from s3lora.adapter import Adapter, Drop, Edit, ModuleName, Zero, natural_key
 from s3lora.errors import AdapterError, OutputError, ParameterError, UnsupportedError
 from s3lora.io import open_adapter
 from s3lora.io.atomic import new_folder
+from s3lora.io.peft import PREFIX
 from s3lora.io.peft_config import validated
-from s3lora.io.peft_writer import write_adapter
+from s3lora.io.peft_writer import edited_config, folded_config, write_adapter
 from s3lora.io.safetensors import TensorFile
 from s3lora.manifest import write_card, write_manifest
 from s3lora.scores import ScoreTable
@@ -42,6 +45,9 @@ FUSED: tuple[tuple[tuple[str, ...], ...], ...] = (
     ((), ("gate_proj",), ("gate_proj", "up_proj")),
 )
 """For each group of projections that SGLang fuses, the subsets that it loads, smallest first."""
+
+ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
+"""In the name of a module that is one of several experts and has factors of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +82,11 @@ def plan(
         fold_scale: Write one scale and one rank that every loader reads alike.
 
     Raises:
-        ParameterError: if a name or the target is unknown, or no module would stay.
+        ParameterError: if a name or the target is unknown, no module would stay, or the names
+            that stay cannot be told from one that leaves.
         AdapterError: if a module that stays is broken, or not targeted by the config.
-        UnsupportedError: if B = 0 would not take a chosen module's effect out.
+        UnsupportedError: if B = 0 would not take a chosen module's effect out, a stack of
+            experts would have to be dropped, or scales are to be folded that cannot be.
     """
     if target not in TARGETS:
         raise ParameterError(f"there is no target {target!r}", hint=f"one of {', '.join(TARGETS)}")
@@ -91,8 +99,12 @@ def plan(
             hint="use the base model without an adapter",
         )
     _refuse_broken(adapter, names)
-    edits = _edits(adapter, names, target)
-    _refuse_zeroing(adapter, edits)
+    obstacles = _obstacles(adapter)
+    edits = _edits(adapter, names, target, obstacles)
+    _refuse_impossible(adapter, edits, obstacles)
+    config = edited_config(adapter, edits)
+    if fold_scale:
+        folded_config(adapter, edits, config)
     ordered = {name: edits[name] for name in sorted(edits, key=natural_key)}
     notes = tuple(_notes(adapter, ordered, target, fold_scale=fold_scale))
     return Plan(tuple(ordered), ordered, target, fold_scale, notes)
@@ -110,17 +122,29 @@ def _refuse_broken(adapter: Adapter, chosen: set[ModuleName]) -> None:
             )
 
 
-def _edits(adapter: Adapter, chosen: set[ModuleName], target: str) -> dict[ModuleName, Edit]:
+def _obstacles(adapter: Adapter) -> dict[ModuleName, str]:
+    """For each module whose effect B = 0 would not take out, the reason."""
+    if validated(adapter.config).rebased:
+        return dict.fromkeys(adapter.slots, "loading it changes the base weights too")
+    return {name: slot.unscored for name, slot in adapter.slots.items() if slot.unscored}
+
+
+def _edits(
+    adapter: Adapter, chosen: set[ModuleName], target: str, obstacles: Collection[ModuleName]
+) -> dict[ModuleName, Edit]:
     filled = chosen if target == "zero-fill" else set()
     if target == "fused-safe":
-        filled = _fused_siblings(adapter.slots, chosen)
-    experts = {name for name in chosen if adapter.slots[name].kind == "expert"}
-    return {name: Zero() if name in filled | experts else Drop() for name in chosen}
+        filled = _fused_gaps(adapter.slots, chosen) & chosen
+    stacked = {name for name in chosen if adapter.slots[name].kind == "expert"}
+    filled = filled | stacked | (_some_experts(adapter.slots, chosen) - set(obstacles))
+    return {name: Zero() if name in filled else Drop() for name in chosen}
 
 
-def _fused_siblings(present: Collection[ModuleName], chosen: set[ModuleName]) -> set[ModuleName]:
-    """The chosen modules that must stay with B = 0 for their group to be one that SGLang loads."""
-    return {name for name in _fused_gaps(present, chosen) if name in chosen}
+def _some_experts(present: Collection[ModuleName], gone: Collection[ModuleName]) -> set[ModuleName]:
+    """The experts that go while others stay: vLLM and transformers 5 fuse them, all or none."""
+    experts = {name for name in present if ONE_EXPERT.search(name)}
+    leaving = experts.intersection(gone)
+    return leaving if leaving < experts else set()
 
 
 def _fused_gaps(present: Collection[ModuleName], gone: Collection[ModuleName]) -> set[ModuleName]:
@@ -135,15 +159,22 @@ def _fused_gaps(present: Collection[ModuleName], gone: Collection[ModuleName]) -
     return gaps
 
 
-def _refuse_zeroing(adapter: Adapter, edits: Mapping[ModuleName, Edit]) -> None:
-    rebased = validated(adapter.config).rebased
+def _refuse_impossible(
+    adapter: Adapter, edits: Mapping[ModuleName, Edit], obstacles: Mapping[ModuleName, str]
+) -> None:
+    stacks = frozenset(validated(adapter.config).parameters)
     for name, edit in edits.items():
-        slot = adapter.slots[name]
-        if isinstance(edit, Zero) and (rebased or slot.unscored):
-            why = "loading it changes the base weights too" if rebased else slot.unscored
+        stacked = adapter.slots[name].kind == "expert"
+        if isinstance(edit, Zero) and name in obstacles:
+            drop = "use --target minimal, which drops the module"
             raise UnsupportedError(
-                f"B = 0 would not take the effect of {name} out: {why}",
-                hint="use --target minimal, which drops the module",
+                f"B = 0 would not take the effect of {name} out: {obstacles[name]}",
+                hint="a stack of experts cannot be dropped either: keep it" if stacked else drop,
+            )
+        if isinstance(edit, Drop) and any(f".{name}".endswith(f".{stack}") for stack in stacks):
+            raise UnsupportedError(
+                f"{name} cannot be dropped: PEFT would still look for this stack of experts",
+                hint="train or save the adapter again",
             )
 
 
@@ -161,9 +192,24 @@ def _notes(
         gone = {name for name, edit in edits.items() if isinstance(edit, Drop)}
         for name in sorted(_fused_gaps(adapter.slots, gone), key=natural_key):
             yield f"SGLang will not load it: {name} is missing beside the others of its group"
-    experts = sum(adapter.slots[name].kind == "expert" for name in edits)
-    if experts and target != "zero-fill":
-        yield f"{experts} stacked experts stay with B = 0: a part of a stack cannot be dropped"
+    for name in _unwrapped_weights(adapter, edits):
+        yield (
+            f"it sets {name}.weight of the base model, which vLLM and llama.cpp refuse: "
+            "--target zero-fill leaves it in place"
+        )
+    experts = [n for n in edits if adapter.slots[n].kind == "expert" or ONE_EXPERT.search(n)]
+    zeroed = sum(isinstance(edits[name], Zero) for name in experts)
+    if zeroed and target != "zero-fill":
+        yield f"{zeroed} experts stay with B = 0: loaders that fuse experts want all or none"
+    if experts and not zeroed and _some_experts(adapter.slots, edits):
+        yield "vLLM and PEFT with transformers 5 will not load it: they want all experts or none"
+
+
+def _unwrapped_weights(adapter: Adapter, edits: Mapping[ModuleName, Edit]) -> list[ModuleName]:
+    """The modules that are dropped while the base weights they came with, an embedding's, stay."""
+    infos = adapter.tensors.infos if isinstance(adapter.tensors, TensorFile) else {}
+    dropped = (name for name, edit in edits.items() if isinstance(edit, Drop))
+    return [name for name in dropped if f"{PREFIX}{name}.base_layer.weight" in infos]
 
 
 def apply(
@@ -192,8 +238,7 @@ def apply(
         OutputError: if `out` exists, is a link, or cannot be written; nothing has changed then.
     """
     folder = Path(out)
-    source = _folder(adapter)
-    if folder.resolve() in (source, *source.parents):
+    if folder.resolve() in _source_folders(adapter):
         raise OutputError(f"{folder} holds the source", hint="give a folder elsewhere")
     with new_folder(folder, replace=force) as partial:
         write_adapter(adapter, plan.edits, partial, fold_scale=plan.fold_scale)
@@ -203,15 +248,22 @@ def apply(
     return open_adapter(folder)
 
 
-def _folder(adapter: Adapter) -> Path:
-    path = Path(adapter.ref).resolve()
-    return path if path.is_dir() else path.parent
+def _source_folders(adapter: Adapter) -> set[Path]:
+    """The folders that hold the source, from its own up; links to it and from it are followed."""
+    path = Path(adapter.ref)
+    folder = path if path.is_dir() else path.parent
+    sources = {folder.resolve()}
+    if isinstance(adapter.tensors, TensorFile):
+        sources.add(adapter.tensors.path.resolve().parent)
+    return {folder for source in sources for folder in (source, *source.parents)}
 
 
 def _check(adapter: Adapter, plan: Plan, written: Adapter) -> None:
     """What was written holds what was planned: names, bytes, and a file others can read."""
     dropped = {name for name, edit in plan.edits.items() if isinstance(edit, Drop)}
     wrong: set[str] = set(written.slots.keys() ^ (adapter.slots.keys() - dropped))
+    wrong |= {finding.where for finding in written.findings if finding.rule in BROKEN}
+    wrong |= {name for name in plan.edits.keys() - dropped - wrong if not _silent(written, name)}
     before, after = adapter.tensors, written.tensors
     if isinstance(before, TensorFile) and isinstance(after, TensorFile) and not plan.fold_scale:
         untouched = [slot for name, slot in adapter.slots.items() if name not in plan.edits]
@@ -225,6 +277,13 @@ def _check(adapter: Adapter, plan: Plan, written: Adapter) -> None:
             f"what was written is not what was planned: {sorted(wrong)[0]}",
             hint="nothing was kept of it; please report this",
         )
+
+
+def _silent(adapter: Adapter, name: ModuleName) -> bool:
+    """Whether a module's update is zero: one factor is, and the other is finite."""
+    module = adapter.read(name)
+    zero = not (module.A.any() and module.B.any())
+    return zero and bool(np.isfinite(module.A).all() and np.isfinite(module.B).all())
 
 
 def prune(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,6 +125,8 @@ def policy_from(table: ScoreTable, options: dict[str, Any]) -> Policy:
         "outliers": Outliers,
         "modules": _named,
     }
+    for key in ("threshold", "outliers"):
+        _refuse_non_finite(f"--{key}", options[key])
     asked = [key for key in makers if options[key] not in (None, ())]
     if len(asked) > 1:
         flags = " and ".join("--" + key.replace("_", "-") for key in asked)
@@ -137,6 +140,12 @@ def policy_from(table: ScoreTable, options: dict[str, Any]) -> Policy:
     return ByLayer(policy) if by_layer else policy
 
 
+def _refuse_non_finite(flag: str, value: float | None) -> None:
+    """A limit of NaN or Inf would silently choose nothing, or everything."""
+    if value is not None and not math.isfinite(value):
+        raise ParameterError(f"{flag} {value} is no limit", hint="give a finite number")
+
+
 def _named(lists: tuple[str, ...]) -> Named:
     return Named(
         tuple(name.strip() for names in lists for name in names.split(",") if name.strip())
@@ -148,7 +157,9 @@ def gate_from(text: str) -> Policy:
     key, _, value = text.partition("=")
     makers: dict[str, Callable[[float], Policy]] = {"outliers": Outliers, "threshold": Threshold}
     try:
-        return makers[key](float(value))
+        limit = float(value)
+        _refuse_non_finite(f"--gate {key}", limit)
+        return makers[key](limit)
     except (KeyError, ValueError) as error:
         raise ParameterError(
             f"--gate {text!r} is no gate", hint="--gate outliers=8 or --gate threshold=0.9"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from s3lora.errors import OutputError
@@ -26,31 +26,42 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         OutputError: if `out` is a link, exists and `replace` is off, or cannot be made.
     """
     _refuse_taken(out, replace)
+    partial = _partial(out)
+    missing = [parent for parent in out.parents if not os.path.lexists(parent)]
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = _partial(out)
-        partial.mkdir()
-    except OSError as error:
-        raise _cannot(out, error) from error
-    try:
+        partial.mkdir(parents=True)
         yield partial
-        for path in (*partial.iterdir(), partial):
+        for path in partial.iterdir():
             _sync(path)
+        _sync_folder(partial)
         _refuse_taken(out, replace)
-        aside = _move_aside(out) if os.path.lexists(out) else None
-        try:
-            partial.rename(out)
-        except OSError:
-            if aside:
-                aside.rename(out)
-            raise
-        _sync(out.parent)
+        _swap(partial, out)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial, missing)
         raise _cannot(out, error) from error
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial, missing)
         raise
+    _sync_folder(out.parent)
+
+
+def _swap(partial: Path, out: Path) -> None:
+    """Give `partial` the name `out`; what has that name is moved aside, or stays if this fails."""
+    aside = _move_aside(out) if os.path.lexists(out) else None
+    try:
+        partial.rename(out)
+    except BaseException:
+        if aside and not os.path.lexists(out):
+            aside.rename(out)
+        raise
+
+
+def _remove(partial: Path, parents: Iterable[Path]) -> None:
+    """Undo the making of a temporary folder, and of the parents that were made for it."""
+    shutil.rmtree(partial, ignore_errors=True)
+    with suppress(OSError):
+        for parent in parents:
+            parent.rmdir()
 
 
 def write_file(out: Path, text: str) -> None:
@@ -103,6 +114,12 @@ def _cannot(out: Path, error: OSError) -> OutputError:
     return OutputError(
         f"cannot write {out}: {error.strerror or error}", hint="check permissions and free space"
     )
+
+
+def _sync_folder(path: Path) -> None:
+    """Have the names in a folder put on disk, where the system can do that."""
+    with suppress(OSError):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,7 @@
 r"""Names and regular expressions that come from a file, matched as PEFT does, in bounded time.
 
 A `target_modules` string and the keys of `rank_pattern` and `alpha_pattern` are regular
-expressions. A plain name among them is matched here and now. Anything else is run in a child
+expressions. A plain name among them is looked up here and now. Anything else is run in a child
 process, which is ended after a second: Python's `re` cannot be stopped from within, and a pattern
 such as `(a+)+$` would hang whoever loads the adapter.
 """
@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 from s3lora.errors import AdapterError
 
@@ -20,13 +22,15 @@ SECONDS = 1.0
 MAX_PATTERN = 2**16
 """The longest pattern that is tried, in characters."""
 
+HINT = "PEFT would match the same patterns; do not load this adapter without looking at them"
+
 _PLAIN = re.compile(r"[\w.-]*", re.ASCII)
 
 _CHILD = """
 import json, re, sys
-patterns, names = json.load(sys.stdin)
-compiled = [re.compile(p) for p in patterns]
-json.dump([[n for n, name in enumerate(names) if c.fullmatch(name)] for c in compiled], sys.stdout)
+how, patterns, names = json.load(sys.stdin)
+tests = [getattr(re.compile(pattern), how) for pattern in patterns]
+json.dump([[n for n, name in enumerate(names) if test(name)] for test in tests], sys.stdout)
 """
 
 
@@ -35,64 +39,131 @@ def is_plain(pattern: str) -> bool:
     return _PLAIN.fullmatch(pattern) is not None
 
 
-def full_matches(patterns: Sequence[str], names: Sequence[str]) -> list[set[str]]:
-    """For each regular expression, the names that it matches from end to end.
+def endings(name: str) -> Iterator[str]:
+    """The name itself, and what is left of it after each of its dots."""
+    yield name
+    at = name.find(".")
+    while at >= 0:
+        yield name[at + 1 :]
+        at = name.find(".", at + 1)
 
-    Raises:
-        AdapterError: if one is too long or no valid expression, or they take too long together.
-    """
-    hint = "PEFT would run the same expression; do not load this adapter without looking at it"
-    for pattern in patterns:
-        if len(pattern) > MAX_PATTERN:
-            raise AdapterError(
-                f"a pattern of {len(pattern)} characters in adapter_config.json", hint=hint
-            )
-    if not patterns:
-        return []
+
+def stretches(name: str) -> Iterator[str]:
+    """Every run of whole pieces of a name: with `a.b.c` also `a.b`, `b.c`, `a`, `b` and `c`."""
+    for ending in endings(name):
+        at = ending.find(".")
+        while at >= 0:
+            yield ending[:at]
+            at = ending.find(".", at + 1)
+        yield ending
+
+
+class Matcher:
+    """Matches the patterns of one config to the modules of one file; all share one second."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._until = time.monotonic() + SECONDS
+
+    def keys(self, keys: Iterable[str]) -> dict[str, set[str]]:
+        r"""For each key of a rank or alpha pattern that matches at all, the names it matches.
+
+        PEFT asks for `re.match(rf"(.*\.)?({key})$", name)`.
+
+        Raises:
+            AdapterError: if one is too long or no valid expression, or they take too long.
+        """
+        keys = list(keys)
+        matched = self.plain([key for key in keys if is_plain(key)], endings)
+        odd = [key for key in keys if not is_plain(key)]
+        hits = self._expressions([rf"(.*\.)?({key})$" for key in odd], "match")
+        return matched | {key: found for key, found in zip(odd, hits, strict=True) if found}
+
+    def whole(self, pattern: str) -> set[str]:
+        """The names that a regular expression matches from end to end.
+
+        Raises:
+            AdapterError: if it is too long or no valid expression, or takes too long.
+        """
+        return self._expressions([pattern], "fullmatch")[0]
+
+    def plain(
+        self, keys: Iterable[str], parts: Callable[[str], Iterable[str]]
+    ) -> dict[str, set[str]]:
+        """For each plain key that matches at all, the names of which it matches a part.
+
+        A dot in a key stands for any character. Keys are told apart by where their dots are, and
+        looked up, so that a pattern for each of a thousand modules costs milliseconds.
+        """
+        known = frozenset(keys)
+        shapes: dict[int, set[tuple[int, ...]]] = {}
+        for key in known:
+            shapes.setdefault(len(key), set()).add(tuple(map(len, key.split("."))))
+        matched: dict[str, set[str]] = {}
+        for name in self.names if known else ():
+            if time.monotonic() > self._until:
+                raise _too_slow(sorted(known))
+            for part in parts(name):
+                for shape in shapes.get(len(part), ()):
+                    key = _dotted(part, shape)
+                    if key in known:
+                        matched.setdefault(key, set()).add(name)
+        return matched
+
+    def _expressions(
+        self, patterns: Sequence[str], how: Literal["match", "fullmatch"]
+    ) -> list[set[str]]:
+        for pattern in patterns:
+            if len(pattern) > MAX_PATTERN:
+                raise AdapterError(
+                    f"a pattern of {len(pattern)} characters in adapter_config.json", hint=HINT
+                )
+        if not patterns:
+            return []
+        question = json.dumps([how, list(patterns), list(self.names)])
+        answer = _ask_child(question, self._until - time.monotonic())
+        if answer is None:
+            raise _too_slow(patterns)
+        return [{self.names[n] for n in found} for found in answer]
+
+
+def _ask_child(question: str, seconds: float) -> list[list[int]] | None:
+    """For each pattern the places of the names it matches; None if that took too long."""
     import subprocess  # slow to import, seldom needed
 
     try:
         child = subprocess.run(  # noqa: S603  our own interpreter and script; the rest is data
             [sys.executable, "-I", "-S", "-c", _CHILD],
-            input=json.dumps([list(patterns), list(names)]).encode(),
+            input=question.encode(),
             capture_output=True,
-            timeout=SECONDS,
+            timeout=max(seconds, 0.0),
             check=True,
         )
-    except subprocess.TimeoutExpired as error:
-        raise AdapterError(
-            f"the patterns in adapter_config.json take more than {SECONDS:g} s to match: "
-            + ", ".join(repr(p[:60]) for p in patterns[:3]),
-            hint=hint,
-        ) from error
+    except subprocess.TimeoutExpired:
+        return None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise AdapterError(
-            f"a pattern in adapter_config.json is not a regular expression: {''.join(reason)}",
-            hint=hint,
+            "a pattern in adapter_config.json is not a regular expression: "
+            + "".join(reason)[:200],
+            hint=HINT,
         ) from error
-    return [{names[n] for n in matched} for matched in json.loads(child.stdout)]
+    found: list[list[int]] = json.loads(child.stdout)
+    return found
 
 
-def suffix_pattern(key: str) -> str:
-    r"""The expression by which PEFT matches a key of a rank or alpha pattern to a module."""
-    return rf"(.*\.)?({key})$"
+def _too_slow(patterns: Sequence[str]) -> AdapterError:
+    shown = ", ".join(repr(pattern[:60]) for pattern in patterns[:3])
+    return AdapterError(
+        f"the patterns in adapter_config.json take more than {SECONDS:g} s to match: {shown}",
+        hint=HINT,
+    )
 
 
-def plain_suffix_matches(keys: Iterable[str], names: Sequence[str]) -> dict[str, set[str]]:
-    """For each plain key, the names that `suffix_pattern` matches; a dot stands for any character.
-
-    Keys are tried only on suffixes of their own length, so that a pattern for each of a thousand
-    modules costs milliseconds.
-    """
-    by_length: dict[int, list[tuple[str, re.Pattern[str]]]] = {}
-    matched: dict[str, set[str]] = {key: set() for key in keys}
-    for key in matched:
-        by_length.setdefault(len(key), []).append((key, re.compile(key)))
-    for name in names:
-        for start in [0, *(at + 1 for at, letter in enumerate(name) if letter == ".")]:
-            suffix = name[start:]
-            for key, compiled in by_length.get(len(suffix), ()):
-                if compiled.fullmatch(suffix):
-                    matched[key].add(name)
-    return matched
+def _dotted(part: str, shape: tuple[int, ...]) -> str:
+    """The key of this shape, given as the lengths between its dots, that would match the part."""
+    pieces, start = [], 0
+    for length in shape:
+        pieces.append(part[start : start + length])
+        start += length + 1
+    return ".".join(pieces)

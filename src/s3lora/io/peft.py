@@ -1,4 +1,4 @@
-"""PEFT's layout: which tensors make which module, and what else is in the file.
+"""PEFT's layout: what the tensors of each module mean, and what else is in the file.
 
 Every tensor is classified: a factor of a module, a part of a module that is not plain LoRA, or
 payload, which is a finding. What decides a module's rank, scale and targeting is the config's.
@@ -7,18 +7,19 @@ payload, which is a finding. What decides a module's rank, scale and targeting i
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from s3lora.adapter import Adapter, Kind, ModuleName, Slot, by_name
 from s3lora.errors import AdapterError
-from s3lora.findings import SEVERITIES, Finding, Severity
+from s3lora.findings import SEVERITIES, Finding
+from s3lora.io.patterns import stretches
 from s3lora.io.peft_config import KNOWN_FIELDS, PeftConfig, Resolved, resolve
-from s3lora.io.safetensors import FLOATS, TensorFile, TensorInfo
+from s3lora.io.peft_keys import PREFIX, Group, group_tensors
+from s3lora.io.safetensors import FLOATS, HINT, MAX_TENSORS, TensorFile, TensorInfo
 
-PREFIX = "base_model.model."
+__all__ = ["PREFIX", "adapter_from"]
 
 
 class Extra(NamedTuple):
@@ -37,112 +38,7 @@ EXTRAS = {
     "diag": Extra("kasa_config", "KaSA: the update has a diagonal between B and A"),
     "monteclora_sampler": Extra("monteclora_config", "MonteCLoRA samples its update"),
     "velora_embed": Extra("velora_config", "VeLoRA: the update is not s·B·A"),
-    "E": Extra("peft_type", "AdaLoRA: the update is B·(A∘E)"),
 }
-
-FACTORS = {"A", "B", "embedding_A", "embedding_B"}
-
-
-class ParsedKey(NamedTuple):
-    """A tensor's key taken apart."""
-
-    path: str
-    """The module's path, cleaned of what loaders and compilers leave in it."""
-    part: str
-    """What of the module it is: A, B, embedding_A, magnitude_vector, …"""
-    oddity: tuple[Severity, str] | None
-    """Severity and text of what is unusual about the key, if anything is."""
-
-
-def parse_key(key: str) -> ParsedKey | None:
-    """Take the key of a LoRA tensor apart; None if it is no LoRA tensor."""
-    path, mark, tail = key.rpartition(".lora_")
-    if not mark or not path:
-        return None
-    part, *rest = tail.split(".")
-    leaf = rest.pop() if rest and rest[-1] in ("weight", "bias") else ""
-    if len(rest) > 1 or (part in ("A", "B") and not leaf):
-        return None
-    part += ".bias" if leaf == "bias" else ""
-    path, oddity = _clean(path)
-    if rest and not oddity:
-        oddity = ("low", f"the key holds the adapter's name {rest[0]!r}: PEFT loads it, vLLM not")
-    return ParsedKey(path, part, oddity)
-
-
-def _clean(path: str) -> tuple[str, tuple[Severity, str] | None]:
-    """The path in the base model, and what was odd about the prefix."""
-    cleaned = ".".join(piece for piece in path.split(".") if piece != "_orig_mod")
-    name = cleaned
-    while name.startswith(PREFIX):
-        name = name.removeprefix(PREFIX)
-    if cleaned != path:
-        return name, ("medium", "the key holds _orig_mod of a compiled model: PEFT ignores it")
-    if name == path:
-        return name, ("medium", f"the key lacks the prefix {PREFIX!r}: PEFT ignores it")
-    if path != PREFIX + name:
-        return name, ("medium", f"the key has the prefix {PREFIX!r} twice: PEFT ignores it")
-    if name.startswith("language_model."):
-        return name, ("low", "PEFT ignores the key unless the base has a module language_model")
-    return name, None
-
-
-@dataclass(slots=True)
-class Group:
-    """The LoRA tensors of one path: a module, or a stack of experts."""
-
-    target: ModuleName
-    """What the config knows it by: the module's path, or that of a stacked parameter."""
-    stacked: bool
-    """Whether the factors stack experts."""
-    unnamed: bool
-    """Whether it cannot be told which stacked parameter this is."""
-    parts: dict[str, str] = field(default_factory=dict)
-    """Part -> key."""
-
-
-def group_tensors(
-    keys: Iterable[str], config: PeftConfig
-) -> tuple[list[Group], list[str], list[Finding]]:
-    """Sort the tensors of a file by module and part; what is not LoRA is the second list.
-
-    A second tensor for a part that is taken already gets a prime: two readings of one module.
-    """
-    groups: dict[str, Group] = {}
-    others: list[str] = []
-    findings: list[Finding] = []
-    for key in keys:
-        parsed = parse_key(key)
-        if parsed is None:
-            others.append(key)
-            continue
-        if parsed.oddity:
-            findings.append(Finding("unusual-key", parsed.oddity[0], key, parsed.oddity[1]))
-        group = groups.setdefault(parsed.path, _group(parsed.path, config))
-        part = parsed.part
-        while part in group.parts:
-            part += "'"
-        group.parts[part] = key
-    return list(groups.values()), others, findings
-
-
-def _group(path: str, config: PeftConfig) -> Group:
-    """An empty group for a path, named after a stacked parameter where it holds one.
-
-    PEFT wraps the stacked parameters of a module one inside the other, in the order in which the
-    model defines them, so that `experts.base_layer` is gate_up_proj and `experts` is down_proj; a
-    parameter that is targeted alone is `experts`, whichever it is.
-    """
-    module = re.sub(r"(\.base_layer)+$", "", path)
-    depth = (len(path) - len(module)) // len(".base_layer")
-    targets = [target.rpartition(".") for target in config.parameters]
-    leaves = [leaf for owner, _, leaf in targets if f".{module}".endswith(f".{owner}")]
-    if depth >= len(leaves):
-        return Group(ModuleName(path), stacked=False, unnamed=False)
-    outer_first = sorted(leaves)  # down_proj is outside gate_up_proj
-    named = len(leaves) == 1 or outer_first == ["down_proj", "gate_up_proj"]
-    target = f"{module}.{outer_first[depth]}" if named else path
-    return Group(ModuleName(target), stacked=True, unnamed=not named)
 
 
 def adapter_from(
@@ -154,7 +50,7 @@ def adapter_from(
         AdapterError: if the file holds no LoRA tensors at all, or the config's expressions are
             invalid or take too long.
     """
-    groups, others, odd_keys = group_tensors(tensors.infos, config)
+    groups, others, odd_keys = group_tensors(tensors.infos, config.parameters)
     if not groups:
         raise AdapterError(
             f"{tensors.path} holds no LoRA tensors ({len(tensors.infos)} tensors in all)",
@@ -165,37 +61,47 @@ def adapter_from(
     slots: dict[ModuleName, Slot] = {}
     for group in groups:
         slot, faults = _slot(group, tensors.infos, config, resolved)
-        slots.update(_unstacked(group, slot))
         rows += faults
+        if len(slots) + slot.experts > MAX_TENSORS:
+            raise AdapterError(f"{tensors.path} stacks more than {MAX_TENSORS} experts", hint=HINT)
+        for name, one in _unstacked(group, slot):
+            rows += _add(slots, name, one)
     rows += (_payload(key, config) for key in others)
     rows.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Adapter(ref, config.raw, by_name(slots), tensors, tuple(rows))
+
+
+def _add(slots: dict[ModuleName, Slot], name: ModuleName, slot: Slot) -> list[Finding]:
+    """Add a module; two of one name, an expert and another module, are kept as one unscored."""
+    if name not in slots:
+        slots[name] = slot
+        return []
+    keys = (*slots[name].keys, *slot.keys)
+    slots[name] = replace(slot, keys=keys, unscored="two modules of the file have its name")
+    return [Finding("ambiguous-module", "high", name, "two modules of the file have this name")]
 
 
 def _slot(
     group: Group, infos: Mapping[str, TensorInfo], config: PeftConfig, resolved: Resolved
 ) -> tuple[Slot, list[Finding]]:
     """One module, or one stack of experts as a whole, and what is odd about it."""
-    parts, name = group.parts, group.target
-    embedding = "embedding_A" in parts or "embedding_B" in parts
-    a, b = ("embedding_A", "embedding_B") if embedding else ("A", "B")
-    keys = tuple(sorted(parts.values(), key=lambda key: (key != parts.get(a), key != parts.get(b))))
+    name, keys = group.target, group.keys
     scaling = resolved.scaling[name]
     findings = _extra_findings(group, config)
     if name not in resolved.targeted:
         text = "the config does not target it: PEFT leaves it out, vLLM and llama.cpp apply it"
         findings.append(Finding("untargeted-module", "high", name, text))
-    fault = _missing(group, (a, b)) or _misshapen(
-        group, infos[parts[a]].shape, infos[parts[b]].shape, resolved.rank[name]
+    fault = _missing(group) or _misshapen(
+        group, infos[keys[0]].shape, infos[keys[1]].shape, resolved.rank[name]
     )
     if fault:
         slot = Slot(keys, "linear", 0, (0, 0), scaling, unscored=fault.message)
         return slot, [fault, *findings]
-    A, B = infos[parts[a]], infos[parts[b]]
+    A, B = infos[keys[0]], infos[keys[1]]
     columns = math.prod(A.shape[1:])
     kind: Kind = "convolution" if len(A.shape) > 2 else "linear"
     slot = Slot(keys, kind, A.shape[0], (B.shape[0], columns), scaling)
-    if embedding:
+    if group.embedding:
         slot = replace(slot, kind="embedding", shape=(columns, B.shape[0]))
     if group.stacked:
         rank = resolved.rank[name]
@@ -203,13 +109,13 @@ def _slot(
     return replace(slot, unscored=_unscored(group, (A, B), config)), findings
 
 
-def _missing(group: Group, pair: tuple[str, str]) -> Finding | None:
+def _missing(group: Group) -> Finding | None:
     """Whether a factor is missing, or there twice."""
-    for part in pair:
-        if f"{part}'" in group.parts:
+    for part in group.pair:
+        if len(group.parts.get(part, ())) > 1:
             text = f"several tensors claim to be its lora_{part}; loaders differ in which one wins"
             return Finding("ambiguous-module", "high", group.target, text)
-    for part in pair:
+    for part in group.pair:
         if part not in group.parts:
             text = f"lora_{part} is missing"
             return Finding("incomplete-module", "high", group.target, text)
@@ -222,7 +128,7 @@ def _misshapen(group: Group, A: tuple[int, ...], B: tuple[int, ...], rank: int) 
     if len(A) < 2 or len(B) < 2 or 0 in A or 0 in B:
         text = f"{shown} hold no factors: a partitioned (ZeRO-3) save that was not gathered"
         return Finding("broken-tensor", "high", group.target, text)
-    if A[0] != math.prod(B[1:]):
+    if not _fit(A, B, flat=group.stacked or group.embedding):
         text = f"the shapes of {shown} do not fit each other"
         return Finding("shape-mismatch", "high", group.target, text)
     if A[0] % rank if group.stacked else A[0] != rank:
@@ -231,19 +137,25 @@ def _misshapen(group: Group, A: tuple[int, ...], B: tuple[int, ...], rank: int) 
     return None
 
 
+def _fit(A: tuple[int, ...], B: tuple[int, ...], *, flat: bool) -> bool:
+    """Whether B·A is an update: of a matrix, or of a convolution, whose B has a 1×1 kernel."""
+    if len(A) != len(B) or (flat and len(A) > 2):
+        return False
+    grouped = len(A) > 2 and A[0] % B[1] == 0
+    return (A[0] == B[1] or grouped) and all(length == 1 for length in B[2:])
+
+
 def _extra_findings(group: Group, config: PeftConfig) -> list[Finding]:
     """Parts beside the factors that nothing explains, or that the config does not announce."""
-    findings = []
-    for part, key in group.parts.items():
-        name = part.rstrip("'")
-        if name in FACTORS:
+    findings: list[Finding] = []
+    for part, keys in group.parts.items():
+        extra = EXTRAS.get(part)
+        if part in group.pair or (extra and config.raw.get(extra.field)):
             continue
-        extra = EXTRAS.get(name)
-        if extra is None:
-            findings.append(Finding("unknown-tensor", "medium", key, "no known layout explains it"))
-        elif not config.raw.get(extra.field):
+        text = "no known layout explains it"
+        if extra:
             text = f"the config does not set {extra.field}, so PEFT ignores it"
-            findings.append(Finding("unknown-tensor", "medium", key, text))
+        findings += (Finding("unknown-tensor", "medium", key, text) for key in keys)
     return findings
 
 
@@ -254,10 +166,12 @@ def _unscored(group: Group, factors: tuple[TensorInfo, TensorInfo], config: Peft
     if group.unnamed:
         return "a stack of experts of which the config does not tell whose it is"
     for part in group.parts:
-        name = part.rstrip("'")
-        if name not in FACTORS:
-            known = EXTRAS.get(name)
-            return known.reason if known else f"it carries lora_{name}, which is not plain LoRA"
+        if part not in group.pair:
+            known = EXTRAS.get(part)
+            return known.reason if known else f"it carries lora_{part}, which is not plain LoRA"
+    A, B = factors
+    if A.shape[0] != B.shape[1]:
+        return "a grouped convolution: its update is not s·B·A"
     odd = [info.dtype for info in factors if info.dtype not in FLOATS]
     return f"its factors are stored as {odd[0]}, which is no floating type" if odd else ""
 
@@ -275,9 +189,9 @@ def _unstacked(group: Group, slot: Slot) -> Iterator[tuple[ModuleName, Slot]]:
 def _payload(key: str, config: PeftConfig) -> Finding:
     """What a tensor that is not LoRA does to whoever loads the file."""
     pieces = key.removeprefix(PREFIX).split(".")
-    owner = "." + ".".join(pieces[:-1]) + "."
+    owner = ".".join(pieces[:-1])
     rule = "base-weight-payload"
-    if any(f".{saved}." in owner for saved in config.saved):
+    if not config.saved.isdisjoint(stretches(owner)):
         text = "replaces weights of the base model; modules_to_save announces it"
         return Finding(rule, "medium", key, text)
     if "trainable_tokens_delta" in pieces and config.raw.get("trainable_token_indices"):
@@ -297,6 +211,9 @@ def _payload(key: str, config: PeftConfig) -> Finding:
 
 def _setting_findings(config: PeftConfig) -> Iterator[Finding]:
     """Settings of the config that change how the update is used, or that are not known."""
+    if config.targets is None and not config.parameters:
+        text = "it is not set: PEFT picks modules by the base model's type, others apply them all"
+        yield Finding("unknown-setting", "medium", "target_modules", text)
     if config.raw.get("alora_invocation_tokens"):
         text = "the update is applied only after the invocation tokens (aLoRA)"
         yield Finding("conditional-update", "low", "alora_invocation_tokens", text)

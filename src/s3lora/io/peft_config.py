@@ -7,7 +7,9 @@ of a kind that the two factors alone determine?
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,16 +17,20 @@ from typing import Any, TypeVar
 from s3lora.adapter import ModuleName
 from s3lora.errors import AdapterError, UnsupportedError
 from s3lora.findings import Finding
-from s3lora.io import patterns
-from s3lora.io.safetensors import name_fault, open_regular
+from s3lora.io import config_fields as fields
+from s3lora.io.config_fields import HINT
+from s3lora.io.patterns import Matcher, endings, stretches
+from s3lora.io.safetensors import open_regular
 from s3lora.io.strict_json import parse
 
 _T = TypeVar("_T")
 
 MAX_CONFIG = 16 * 2**20
 """Largest config read, in bytes: one that targets 80,000 expert modules by name has 5 MB."""
-
-HINT = "an adapter needs the adapter_config.json that was saved with it"
+MAX_MARKS = 600_000
+"""Most marks of JSON in a config: as many as if it also gave each of those its rank and alpha."""
+MAX_LAYER_LISTS = 10
+"""Most names that `layers_pattern` may have; models have one or two lists of layers."""
 
 OTHER_TYPES = {
     "ADALORA": "AdaLoRA scales each rank by lora_E: its update is B·(A∘E)",
@@ -79,11 +85,11 @@ class PeftConfig:
     """`target_modules`: an expression, names or suffixes, or None for PEFT's own choice."""
     excluded: str | tuple[str, ...]
     """`exclude_modules`."""
-    saved: tuple[str, ...]
+    saved: frozenset[str]
     """`modules_to_save`."""
     parameters: tuple[str, ...]
     """`target_parameters`."""
-    layers: tuple[int, ...] | None
+    layers: frozenset[int] | None
     """`layers_to_transform`; None if every layer is."""
     layer_lists: tuple[str, ...]
     """`layers_pattern`."""
@@ -97,8 +103,8 @@ class PeftConfig:
         init = self.raw.get("init_lora_weights", True)
         if isinstance(init, str) and init.lower().startswith(BASE_CHANGING_INITS):
             return (
-                f"init_lora_weights={init!r}: training started from A and B cut out of the base "
-                "weights, so the file's s·B·A is not the update"
+                f"init_lora_weights={init[:40]!r}: training started from A and B cut out of the "
+                "base weights, so the file's s·B·A is not the update"
             )
         if isinstance(init, str) and init.lower() not in PLAIN_INITS:
             return f"init_lora_weights={init[:40]!r} is not known: the base may have been changed"
@@ -118,13 +124,13 @@ def read_config(path: Path) -> PeftConfig:
         AdapterError: if it is missing, broken, or a field has a value it cannot have.
         UnsupportedError: if it is the config of another method than LoRA.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise AdapterError(f"{path} is missing, so the scale of the update is unknown", hint=HINT)
     fd, size = open_regular(path)
     with open(fd, "rb") as file:
         if size > MAX_CONFIG:
             raise AdapterError(f"{path} has {size} bytes, more than {MAX_CONFIG}", hint=HINT)
-        raw = parse(file.read(), str(path), marks=1_000_000, hint=HINT)
+        raw = parse(file.read(), str(path), marks=MAX_MARKS, hint=HINT)
     return validated(raw)
 
 
@@ -133,7 +139,7 @@ def validated(raw: Mapping[str, Any]) -> PeftConfig:
     kind = raw.get("peft_type")
     if kind != "LORA":
         if not isinstance(kind, str):
-            raise _refusal("peft_type", kind, "'LORA'")
+            raise fields.refusal("peft_type", kind, "'LORA'")
         reason = OTHER_TYPES.get(kind, "it is not LoRA")
         raise UnsupportedError(
             f"cannot judge an adapter of type {kind[:40]!r}: {reason}",
@@ -141,88 +147,25 @@ def validated(raw: Mapping[str, Any]) -> PeftConfig:
         )
     init = raw.get("init_lora_weights", True)
     if not isinstance(init, (str, bool, type(None))):
-        raise _refusal("init_lora_weights", init, "true, false or a name")
+        raise fields.refusal("init_lora_weights", init, "true, false or a name")
     layers = raw.get("layers_to_transform")
-    ints = _list("layers_to_transform", [layers] if type(layers) is int else layers, int)
+    numbers = fields.listed("layers_to_transform", [layers] if type(layers) is int else layers, int)
+    ranks = fields.mapping(raw, "rank_pattern")
+    alphas = fields.mapping(raw, "alpha_pattern")
     return PeftConfig(
         raw=raw,
-        r=_rank("r", raw.get("r")),
-        alpha=_number("lora_alpha", raw.get("lora_alpha")),
-        rslora=_flag(raw, "use_rslora"),
-        ranks={k: _rank("rank_pattern", v) for k, v in _mapping(raw, "rank_pattern").items()},
-        alphas={k: _number("alpha_pattern", v) for k, v in _mapping(raw, "alpha_pattern").items()},
-        targets=_targets(raw, "target_modules"),
-        excluded=_targets(raw, "exclude_modules") or (),
-        saved=_names(raw, "modules_to_save"),
-        parameters=_names(raw, "target_parameters"),
-        layers=ints or None,
-        layer_lists=_names(raw, "layers_pattern"),
+        r=fields.rank("r", raw.get("r")),
+        alpha=fields.number("lora_alpha", raw.get("lora_alpha")),
+        rslora=fields.flag(raw, "use_rslora"),
+        ranks={key: fields.rank("rank_pattern", value) for key, value in ranks.items()},
+        alphas={key: fields.number("alpha_pattern", value) for key, value in alphas.items()},
+        targets=fields.targets(raw, "target_modules"),
+        excluded=fields.targets(raw, "exclude_modules") or (),
+        saved=frozenset(fields.names(raw, "modules_to_save")),
+        parameters=fields.names(raw, "target_parameters"),
+        layers=frozenset(numbers) if numbers else None,
+        layer_lists=fields.names(raw, "layers_pattern", MAX_LAYER_LISTS),
     )
-
-
-def _refusal(field: str, value: object, wanted: str) -> AdapterError:
-    shown = "is missing" if value is None else f"is {str(value)[:60]!r}"
-    return AdapterError(f"adapter_config.json: {field} {shown}, expected {wanted}", hint=HINT)
-
-
-def _rank(field: str, value: object) -> int:
-    if type(value) is not int or value <= 0:
-        raise _refusal(field, value, "a whole number above zero")
-    return value
-
-
-def _number(field: str, value: object) -> float:
-    if type(value) not in (int, float):
-        raise _refusal(field, value, "a number")
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _refusal(field, value, "a finite number")
-    return number
-
-
-def _flag(raw: Mapping[str, Any], field: str) -> bool:
-    value = raw.get(field)
-    if not isinstance(value, (bool, type(None))):
-        raise _refusal(field, value, "true or false")
-    return bool(value)
-
-
-def _mapping(raw: Mapping[str, Any], field: str) -> dict[str, Any]:
-    value = raw.get(field) or {}
-    if not isinstance(value, dict):
-        raise _refusal(field, value, "an object")
-    return value
-
-
-def _list(field: str, value: object, kind: type) -> tuple[Any, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or any(type(item) is not kind for item in value):
-        raise _refusal(field, value, f"a list of {kind.__name__}")
-    return tuple(value)
-
-
-def _names(raw: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    value = raw.get(field)
-    names = _list(field, [value] if isinstance(value, str) else value, str)
-    for name in names:
-        if not patterns.is_plain(name):
-            raise _refusal(field, name, "plain names")
-    return names
-
-
-def _targets(raw: Mapping[str, Any], field: str) -> str | tuple[str, ...] | None:
-    value = raw.get(field)
-    if value is None or isinstance(value, str):
-        return value or None
-    names: tuple[str, ...] = _list(field, value, str)
-    for name in names:
-        if name_fault(name):
-            raise _refusal(field, name, "names of modules")
-    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,35 +185,27 @@ class Resolved:
 def resolve(config: PeftConfig, names: Sequence[ModuleName]) -> Resolved:
     """Ask the config for the rank, scale and targeting of every module at once.
 
-    All expressions of the file are run together, so that one bound on time holds for all.
+    All patterns of the config share one bound on time.
 
     Raises:
-        AdapterError: if the expressions are invalid or take too long.
+        AdapterError: if the patterns are invalid or take too long.
     """
+    matcher = Matcher(names)
     keys = dict.fromkeys([*config.ranks, *config.alphas])
-    plain = patterns.plain_suffix_matches((k for k in keys if patterns.is_plain(k)), names)
-    odd = [key for key in keys if not patterns.is_plain(key)]
-    wholes = [
-        expression
-        for expression in (config.targets, config.excluded)
-        if isinstance(expression, str) and expression.lower() != "all-linear"
-    ]
-    expressions = [*map(patterns.suffix_pattern, odd), *wholes]
-    hits = patterns.full_matches(expressions, names)
-    matches = plain | dict(zip(odd, hits, strict=False))
-    by_expression = dict(zip(expressions[len(odd) :], hits[len(odd) :], strict=True))
+    matches = matcher.keys(keys)
     ranks = _first_match(config.ranks, matches)
     alphas = _first_match(config.alphas, matches)
     rank: dict[str, int] = {name: ranks.get(name, config.r) for name in names}
-    targeted = _targeted(config, names, by_expression)
+    chosen = _chosen(config, names, matcher)
+    parameters = {n for n in names if not set(config.parameters).isdisjoint(endings(n))}
     return Resolved(
         scaling={
             name: alphas.get(name, config.alpha) / (math.sqrt(r) if config.rslora else r)
             for name, r in rank.items()
         },
         rank=rank,
-        targeted=frozenset(targeted),
-        findings=(*_dead_patterns(keys, matches), *_missing_targets(config, names, by_expression)),
+        targeted=frozenset(parameters | (chosen - _left_out(config, matcher))),
+        findings=(*_dead_patterns(keys, matches), *_missing_targets(config, names, chosen)),
     )
 
 
@@ -278,78 +213,62 @@ def _first_match(pattern: Mapping[str, _T], matches: Mapping[str, set[str]]) -> 
     """For each matched name the value of the first key that matches it, as PEFT picks it."""
     picked: dict[str, _T] = {}
     for key, value in pattern.items():
-        for name in matches[key]:
+        for name in matches.get(key, ()):
             picked.setdefault(name, value)
     return picked
 
 
-def _ends_with(name: str, suffixes: frozenset[str]) -> bool:
-    """Whether a name is one of the suffixes, or ends in one after a dot."""
-    pieces = name.split(".")
-    return any(".".join(pieces[start:]) in suffixes for start in range(len(pieces)))
+def _chosen(config: PeftConfig, names: Sequence[ModuleName], matcher: Matcher) -> set[str]:
+    """The modules that `target_modules` picks, before any is left out."""
+    if config.targets is None:
+        return set() if config.parameters else set(names)
+    if isinstance(config.targets, str):
+        every = config.targets.lower() == "all-linear"
+        return set(names) if every else matcher.whole(config.targets)
+    exact = frozenset(config.targets)
+    ending = [name for name in names if not exact.isdisjoint(endings(name))]
+    return {name for name in ending if name in exact or _in_layers(config, name)}
 
 
-def _targeted(
-    config: PeftConfig, names: Sequence[ModuleName], by_expression: Mapping[str, set[str]]
-) -> list[str]:
-    parameters = frozenset(config.parameters)
-    suffixes = frozenset(config.targets if isinstance(config.targets, tuple) else ())
-    excluded = frozenset(config.excluded if isinstance(config.excluded, tuple) else ())
-
-    def holds(name: str) -> bool:
-        if parameters and _ends_with(name, parameters):
-            return True
-        if isinstance(config.excluded, str) and name in by_expression[config.excluded]:
-            return False
-        if _ends_with(name, excluded) or any(_within(name, saved) for saved in config.saved):
-            return False
-        if config.targets is None:
-            return not parameters
-        if isinstance(config.targets, str):
-            return name in by_expression.get(config.targets, names)
-        return name in suffixes or (_ends_with(name, suffixes) and _in_layers(config, name))
-
-    return [name for name in names if holds(name)]
-
-
-def _within(name: str, module: str) -> bool:
-    """Whether a name is `module`, ends in it, or lies below it, at the dots."""
-    return f".{module}." in f".{name}."
+def _left_out(config: PeftConfig, matcher: Matcher) -> set[str]:
+    """The modules that `exclude_modules` names, and those in or below one of `modules_to_save`."""
+    below: set[str] = set().union(*matcher.plain(config.saved, stretches).values())
+    if isinstance(config.excluded, str):
+        return below | matcher.whole(config.excluded)
+    excluded = frozenset(config.excluded)
+    return below | {n for n in matcher.names if not excluded.isdisjoint(endings(n))}
 
 
 def _in_layers(config: PeftConfig, name: str) -> bool:
     """Whether the module's layer is among `layers_to_transform`."""
     if config.layers is None:
         return True
-    pieces = name.split(".")
-    for at, piece in enumerate(pieces[:-1]):
-        named = config.layer_lists
-        if piece.isdecimal() and at > (0 if named else 1):
-            before = ".".join(pieces[:at])
-            if not named or _ends_with(before, frozenset(named)):
-                return int(piece) in config.layers
-    return False
+    if not config.layer_lists:
+        found = re.match(r".*?\.[^.]*\.(\d+)\.", name)
+    else:
+        tries = (re.match(rf"(?:^|.*?\.){one}\.(\d+)\.", name) for one in config.layer_lists)
+        found = next(filter(None, tries), None)
+    return found is not None and int(found[1]) in config.layers
 
 
-def _dead_patterns(keys: Mapping[str, None], matches: Mapping[str, set[str]]) -> list[Finding]:
+def _dead_patterns(keys: Iterable[str], matches: Mapping[str, set[str]]) -> list[Finding]:
     return [
         Finding("dead-pattern", "low", key, "this rank or alpha pattern matches no module")
         for key in keys
-        if not matches[key]
+        if key not in matches
     ]
 
 
 def _missing_targets(
-    config: PeftConfig, names: Sequence[ModuleName], by_expression: Mapping[str, set[str]]
+    config: PeftConfig, names: Sequence[ModuleName], chosen: Collection[str]
 ) -> list[Finding]:
     def missing(where: str, field: str) -> Finding:
         text = f"{field} names it, but the file carries no such module"
         return Finding("missing-module", "medium", where, text)
 
-    endings = {".".join(n.split(".")[at:]) for n in names for at in range(n.count(".") + 1)}
+    carried = {ending for name in names for ending in endings(name)}
     if isinstance(config.targets, str):
-        found = by_expression.get(config.targets, set(names))
-        rows = [] if found else [missing(config.targets, "target_modules")]
+        rows = [] if chosen else [missing(config.targets, "target_modules")]
     else:
-        rows = [missing(t, "target_modules") for t in config.targets or () if t not in endings]
-    return rows + [missing(p, "target_parameters") for p in config.parameters if p not in endings]
+        rows = [missing(t, "target_modules") for t in config.targets or () if t not in carried]
+    return rows + [missing(p, "target_parameters") for p in config.parameters if p not in carried]

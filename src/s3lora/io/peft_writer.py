@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from s3lora.adapter import Adapter, Drop, Edit, ModuleName, Slot, Zero
 from s3lora.errors import ParameterError, UnsupportedError
+from s3lora.io.peft import PREFIX
 from s3lora.io.peft_config import resolve, validated
-from s3lora.io.safetensors import CHUNK, Stored, TensorFile, stored, write
+from s3lora.io.safetensors import CHUNK, FLOATS, Stored, TensorFile, write
 from s3lora.io.sources import CONFIG, WEIGHTS
 
 Edits = Mapping[ModuleName, Edit]
@@ -30,16 +33,20 @@ def write_adapter(adapter: Adapter, edits: Edits, folder: Path, *, fold_scale: b
         adapter: From `open_adapter`.
         edits: By module; a module that is not in it stays as it is.
         folder: An existing folder.
-        fold_scale: Write one scale and one rank that every loader reads alike: see `folded`.
+        fold_scale: Write one scale and one rank that every loader reads alike: see
+            `folded_config`.
 
     Raises:
         ParameterError: if the names that stay cannot be told from one that leaves.
         UnsupportedError: if scales are to be folded that cannot be.
     """
     config = edited_config(adapter, edits)
-    tensors: Iterable[Stored] = _edited_tensors(adapter, edits)
+    tensors = _edited_tensors(adapter, edits)
     if fold_scale:
-        config, tensors = folded(adapter, edits, config, tensors)
+        patterned = _patterned(config)
+        config = folded_config(adapter, edits, config)
+        if patterned:
+            tensors = _folded_tensors(_staying(adapter, edits), tensors, config["r"])
     with (folder / WEIGHTS).open("wb") as file:
         write(file, tensors, _file(adapter).metadata)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -53,25 +60,25 @@ def _file(adapter: Adapter) -> TensorFile:
     return adapter.tensors
 
 
+def _staying(adapter: Adapter, edits: Edits) -> dict[ModuleName, Slot]:
+    return {n: s for n, s in adapter.slots.items() if not isinstance(edits.get(n), Drop)}
+
+
 def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
     """The source's config, naming in full what stays; unchanged if nothing is dropped.
 
     No field is added that the source lacked. A field that selects modules in another way is
     emptied, and a rank or alpha pattern that matches nothing any more is left out.
+
+    Raises:
+        ParameterError: if the names that stay cannot be told from one that leaves.
     """
     config = dict(adapter.config)
-    dropped = {name for name, edit in edits.items() if isinstance(edit, Drop)}
-    if not dropped:
+    stay = _staying(adapter, edits)
+    if len(stay) == len(adapter.slots):
         return config
-    stay = {n: s for n, s in adapter.slots.items() if n not in dropped}
     named = sorted(name for name, slot in stay.items() if slot.kind != "expert")
-    for name in dropped:
-        clash = next((kept for kept in named if name.endswith(f".{kept}")), None)
-        if clash:
-            raise ParameterError(
-                f"{name} cannot be dropped: PEFT takes the name {clash} for it too",
-                hint="use --target zero-fill",
-            )
+    _refuse_ambiguous(adapter.slots.keys() - stay.keys(), set(named))
     config["target_modules"] = named
     for field in ("exclude_modules", "layers_to_transform", "layers_pattern"):
         if field in config:
@@ -83,6 +90,19 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
         if config.get(field):
             config[field] = {k: v for k, v in config[field].items() if k not in dead}
     return config
+
+
+def _refuse_ambiguous(dropped: Iterable[ModuleName], named: set[ModuleName]) -> None:
+    """PEFT takes a target for every module whose name ends in it, after a dot."""
+    for name in sorted(dropped):
+        rest = name.partition(".")[2]
+        while rest:
+            if rest in named:
+                raise ParameterError(
+                    f"{name} cannot be dropped: PEFT takes the name {rest} for it too",
+                    hint="use --target zero-fill",
+                )
+            rest = rest.partition(".")[2]
 
 
 def _edited_tensors(adapter: Adapter, edits: Edits) -> Iterator[Stored]:
@@ -97,9 +117,11 @@ def _edited_tensors(adapter: Adapter, edits: Edits) -> Iterator[Stored]:
         names = owners.get(key, [])
         if names and gone.issuperset(names):
             continue
-        zeroed = [name for name in names if isinstance(edits.get(name), Zero)]
-        if zeroed and key not in adapter.slots[names[0]].keys[:1]:
-            yield _zeroed(file, key, [adapter.slots[name] for name in zeroed])
+        zeroed = [adapter.slots[name] for name in names if isinstance(edits.get(name), Zero)]
+        if zeroed and key == zeroed[0].keys[0]:  # A stays, but 0·NaN would be NaN
+            zeroed = [slot for slot in zeroed if not np.isfinite(_part(file, key, slot)).all()]
+        if zeroed:
+            yield _zeroed(file, key, zeroed)
         else:
             yield _copied(file, key, _unwrapped(key, gone))
 
@@ -115,70 +137,114 @@ def _unwrapped(key: str, dropped: set[ModuleName]) -> str:
     PEFT keeps the wrapped layer as `base_layer`; once the wrapper is gone, so is that name.
     """
     owner, mark, leaf = key.rpartition(".base_layer.")
-    if mark and any(owner.endswith(f".{name}") or owner == name for name in dropped):
+    if mark and owner.removeprefix(PREFIX) in dropped:
         return f"{owner}.{leaf}"
     return key
 
 
 def _zeroed(file: TensorFile, key: str, slots: list[Slot]) -> Stored:
-    """The tensor with zeros: all of it, or the columns of some experts of a stack."""
+    """The tensor with zeros: all of it, or what some experts of a stack have of it."""
     info = file.infos[key]
     if slots[0].kind != "expert":
         whole, rest = divmod(info.nbytes, CHUNK)
         zeros = (*repeat(bytes(CHUNK), whole), bytes(rest))
         return Stored(key, info.dtype, info.shape, zeros, info.nbytes)
-    B = file.read(key).copy()
-    for slot in slots:
-        B[:, slot.expert :: slot.experts] = 0
-    return stored(key, B)
+
+    def chunks() -> Iterator[bytes]:
+        array = file.read(key).copy()
+        for slot in slots:
+            array[_place(key, slot)] = 0
+        yield array.tobytes()
+
+    return Stored(key, info.dtype, info.shape, chunks(), info.nbytes)
 
 
-def folded(
-    adapter: Adapter, edits: Edits, config: dict[str, Any], tensors: Iterable[Stored]
-) -> tuple[dict[str, Any], Iterable[Stored]]:
-    """Config and tensors with one scale and one rank for all modules.
+def _part(file: TensorFile, key: str, slot: Slot) -> NDArray[Any]:
+    """What a module has of a tensor: all of it, or some rows of A or columns of B of a stack."""
+    return file.read(key)[_place(key, slot)]
+
+
+def _place(key: str, slot: Slot) -> tuple[slice, ...]:
+    """Where in a tensor of a stack of experts one of them is; see `s3lora.adapter.arranged`."""
+    if slot.kind != "expert":
+        return ()
+    if key == slot.keys[0]:
+        return (slice(slot.expert * slot.rank, (slot.expert + 1) * slot.rank),)
+    return (slice(None), slice(slot.expert, None, slot.experts))
+
+
+def _patterned(config: Mapping[str, Any]) -> bool:
+    return any(config.get(field) for field in ("rank_pattern", "alpha_pattern"))
+
+
+def folded_config(adapter: Adapter, edits: Edits, config: dict[str, Any]) -> dict[str, Any]:
+    """The config with one scale and one rank for all modules.
 
     A rank-stabilised scale that is the same for all modules becomes a plain one in the config
     alone: lora_alpha = s·r, no tensor is touched. With rank or alpha patterns every B takes its
     scale in, both factors are padded with zeros to the largest rank, all in float32, and the
     config says r = lora_alpha.
 
+    Args:
+        adapter: From `open_adapter`.
+        edits: By module.
+        config: From `edited_config`.
+
     Raises:
         UnsupportedError: if a module that stays cannot be judged, or experts are stacked.
     """
-    stay = {n: s for n, s in adapter.slots.items() if not isinstance(edits.get(n), Drop)}
+    stay = _staying(adapter, edits)
     for name, slot in stay.items():
         if slot.unscored:
             raise UnsupportedError(
                 f"cannot fold the scale of {name}: {slot.unscored}", hint="leave --fold-scale out"
             )
-    patterned = any(config.get(field) for field in ("rank_pattern", "alpha_pattern"))
-    if not patterned:
+    plain: dict[str, Any] = {"use_rslora": False} if "use_rslora" in config else {}
+    if not _patterned(config):
         if config.get("use_rslora"):
-            rank = config["r"]
-            config |= {"use_rslora": False, "lora_alpha": config["lora_alpha"] * math.sqrt(rank)}
-        return config, tensors
+            alpha = config["lora_alpha"] * math.sqrt(config["r"])
+            plain["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
+        return config | plain
     if any(slot.kind == "expert" for slot in stay.values()):
         raise UnsupportedError(
             "cannot fold rank or alpha patterns into stacked experts",
             hint="leave --fold-scale out, or take the patterns out when training",
         )
     rank = max(slot.rank for slot in stay.values())
-    config |= {"r": rank, "lora_alpha": rank, "rank_pattern": {}, "alpha_pattern": {}}
-    if "use_rslora" in config:
-        config["use_rslora"] = False
-    return config, (_folded(adapter, tensor, stay, rank) for tensor in tensors)
+    patterns: dict[str, Any] = {
+        field: {} for field in ("rank_pattern", "alpha_pattern") if field in config
+    }
+    return config | plain | patterns | {"r": rank, "lora_alpha": rank}
 
 
-def _folded(adapter: Adapter, tensor: Stored, stay: Mapping[ModuleName, Slot], rank: int) -> Stored:
-    """One tensor with its module's scale in B, padded to the common rank, in float32."""
-    slot = next((s for s in stay.values() if tensor.key in s.keys[:2]), None)
-    if slot is None:
-        return tensor
+def _folded_tensors(
+    stay: Mapping[ModuleName, Slot], tensors: Iterable[Stored], rank: int
+) -> Iterator[Stored]:
+    """The tensors with every module's scale in B, padded to the common rank, in float32."""
+    owners = {key: slot for slot in stay.values() for key in slot.keys[:2]}
+    for tensor in tensors:
+        slot = owners.get(tensor.key)
+        yield _folded(tensor, slot, rank) if slot else tensor
+
+
+def _folded(tensor: Stored, slot: Slot, rank: int) -> Stored:
     axis = slot.keys.index(tensor.key)  # A has its rank in front, B behind the rows
-    raw = np.frombuffer(b"".join(tensor.chunks), _file(adapter).read(tensor.key).dtype)
-    array = raw.reshape(tensor.shape).astype(np.float64)
-    scaled = array * slot.scaling if axis else array
-    padding = [(0, 0)] * array.ndim
+    shape = list(tensor.shape)
+    shape[axis] = rank
+    padding = [(0, 0)] * len(shape)
     padding[axis] = (0, rank - slot.rank)
-    return stored(tensor.key, np.pad(scaled, padding).astype(np.float32))
+
+    def chunks() -> Iterator[bytes]:
+        raw = np.frombuffer(b"".join(tensor.chunks), FLOATS[tensor.dtype])
+        array = raw.reshape(tensor.shape).astype(np.float64) * (slot.scaling if axis else 1.0)
+        with np.errstate(over="ignore"):
+            small = array.astype(np.float32)
+        if (np.isinf(small) & np.isfinite(array)).any():
+            raise UnsupportedError(
+                f"{tensor.key} does not fit float32 with its scale in it",
+                hint="leave --fold-scale out",
+            )
+        yield np.pad(small, padding).tobytes()
+
+    nbytes = 4 * math.prod(shape)
+    return replace(tensor, dtype="F32", shape=tuple(shape), chunks=chunks(), nbytes=nbytes)

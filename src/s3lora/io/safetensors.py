@@ -53,6 +53,9 @@ BITS = {
 }
 """Bits per entry of every dtype the format knows."""
 
+ENTRY = frozenset(("dtype", "shape", "data_offsets"))
+"""What a header says of a tensor."""
+
 HINT = "download or save the adapter again; if it is someone else's, do not load it"
 
 
@@ -162,7 +165,11 @@ def _read_header(
     if header.count(b"data_offsets") > MAX_TENSORS:
         raise AdapterError(f"{path} lists more than {MAX_TENSORS} tensors", hint=HINT)
     parsed = parse(header, f"the header of {path}", marks=16 * MAX_TENSORS, hint=HINT)
+    if len(parsed) > MAX_TENSORS + 1:  # the names in a header may be written with escapes
+        raise AdapterError(f"{path} lists more than {MAX_TENSORS} tensors", hint=HINT)
     metadata = parsed.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or any(type(v) is not str for v in metadata.values()):
+        raise AdapterError(f"the metadata of {path} is not text by name", hint=HINT)
     infos = {}
     for name, entry in parsed.items():
         fault = name_fault(name) or _entry_fault(entry)
@@ -174,7 +181,7 @@ def _read_header(
             entry["dtype"], tuple(entry["shape"]), offset + start, offset + stop
         )
     _check_layout(infos, 8 + length, size, path)
-    return infos, metadata if isinstance(metadata, dict) else {}
+    return infos, metadata
 
 
 def name_fault(name: str) -> str:
@@ -192,7 +199,7 @@ def name_fault(name: str) -> str:
 
 def _entry_fault(entry: object) -> str:
     """What is wrong with one entry of the header; empty if nothing is."""
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != ENTRY:
         return "an entry has dtype, shape and data_offsets, and nothing else"
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
@@ -210,7 +217,13 @@ def _entry_fault(entry: object) -> str:
 
 
 def _naturals(value: object) -> bool:
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**63 for v in value)
+    """Whether a value is a list of whole numbers; written to be fast."""
+    if not isinstance(value, list):
+        return False
+    for item in value:  # noqa: SIM110
+        if type(item) is not int or not 0 <= item < 2**63:
+            return False
+    return True
 
 
 def _check_layout(infos: Mapping[str, TensorInfo], start: int, size: int, path: Path) -> None:

@@ -22,8 +22,8 @@ CONFIG = "adapter_config.json"
 CARD = "README.md"
 MANIFEST = "s3lora.json"
 
-EXPECTED = frozenset((WEIGHTS, CONFIG, CARD, MANIFEST, ".gitattributes", ".gitignore"))
-"""Files of an adapter folder that need no remark."""
+EXPECTED = frozenset((CONFIG, CARD, MANIFEST, ".gitattributes", ".gitignore"))
+"""Files beside the weights that need no remark."""
 
 MAX_SIBLINGS = 1000
 
@@ -42,13 +42,21 @@ def open_adapter(ref: str | os.PathLike[str]) -> Adapter:
         AdapterError: if the files are missing, broken or hostile.
         UnsupportedError: if it is a pickle, or an adapter of another kind than LoRA.
     """
-    path = Path(ref)
+    try:
+        return _opened(Path(ref), str(ref))
+    except OSError as error:  # a path that is too long, a folder that may not be listed, …
+        raise AdapterError(
+            f"cannot read {ref}: {error.strerror or error}", hint="check the path and its rights"
+        ) from error
+
+
+def _opened(path: Path, ref: str) -> Adapter:
     weights = path if path.is_file() else _weights_in(path)
     if weights.suffix != ".safetensors":
         raise _pickle(weights)
     tensors = TensorFile(weights)
     config = read_config(weights.parent / CONFIG)
-    return adapter_from(str(ref), config, tensors, _siblings(weights))
+    return adapter_from(ref, config, tensors, _siblings(weights))
 
 
 def _weights_in(folder: Path) -> Path:
@@ -60,7 +68,7 @@ def _weights_in(folder: Path) -> Path:
             hint="give an adapter's folder; an adapter on a hub must be downloaded first",
         )
     weights = folder / WEIGHTS
-    if weights.exists():
+    if os.path.lexists(weights):
         return weights
     if (folder / "adapters.safetensors").exists():
         raise UnsupportedError(

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from s3lora.errors import AdapterError
+
+MAX_DEPTH = 64
+"""How many objects and lists may lie inside one another; a config has four."""
+
+
+class _RefusedError(ValueError):
+    """What the JSON does that is allowed, or usual, elsewhere and not here."""
 
 
 def parse(raw: bytes, what: str, *, marks: int, hint: str) -> dict[str, Any]:
@@ -22,29 +31,56 @@ def parse(raw: bytes, what: str, *, marks: int, hint: str) -> dict[str, Any]:
         AdapterError: if it is not valid UTF-8, not valid JSON, not an object, nested too deeply,
             has more marks, a key twice, or a number that is not finite.
     """
-
-    def refuse(why: str) -> NoReturn:
-        raise AdapterError(f"{what} {why}", hint=hint)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) < len(pairs):
-            twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-            refuse(f"has the key {twice[:80]!r} twice")
-        return fields
-
-    if sum(raw.count(mark) for mark in (b":", b",", b"{", b"[")) > marks:
-        refuse("has more entries than any adapter needs")
     try:
-        value = json.loads(
-            raw.decode(),
-            object_pairs_hook=unique,
-            parse_constant=lambda name: refuse(f"holds {name}, which is not JSON"),
-        )
+        return _parsed(raw, marks)
     except RecursionError:
-        refuse("is nested too deeply")
+        why = "is nested too deeply"
+    except _RefusedError as error:
+        why = str(error)
     except ValueError as error:
-        refuse(f"is not valid JSON ({error})")
+        why = f"is not valid JSON ({error})"
+    raise AdapterError(f"{what} {why}", hint=hint)
+
+
+def _parsed(raw: bytes, marks: int) -> dict[str, Any]:
+    if sum(raw.count(mark) for mark in (b":", b",", b"{", b"[")) > marks:
+        raise _RefusedError("has more entries than any adapter needs")
+    value = json.loads(
+        raw.decode(), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant
+    )
     if not isinstance(value, dict):
-        refuse("is not a JSON object")
+        raise _RefusedError("is not a JSON object")
+    if _deeper(value, MAX_DEPTH):
+        raise _RefusedError("is nested too deeply")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise _RefusedError(f"has the key {twice[:80]!r} twice")
+    return fields
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise _RefusedError(f"holds {digits[:40]}, which is no finite number")
+    return number
+
+
+def _constant(name: str) -> NoReturn:
+    raise _RefusedError(f"holds {name}, which is not JSON")
+
+
+def _deeper(value: dict[str, Any], depth: int) -> bool:
+    """Whether more than `depth` objects and lists lie inside one another."""
+    level: list[Any] = [value]
+    for _ in range(depth):
+        level = [item for holder in level for item in _items(holder) if type(item) in (dict, list)]
+    return bool(level)
+
+
+def _items(holder: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return holder.values() if isinstance(holder, dict) else holder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -86,49 +85,78 @@ def mas_svd(svd: ThinSVD, keep: int, fit: str = "projected") -> Array:
     """
     R = min(keep, len(svd.s))
     scale = float(svd.s[0])
-    B, A = svd.U * (svd.s / scale), svd.V * (svd.s / scale)  # X = B·Vᵀ = U·Aᵀ: (m, k), (n, k)
-    W = _leading(_unit_rows(B), R)  # (k, R)
-    T = _leading(_unit_rows(A), R)  # (k, R)
-    u, v = (svd.U @ T).T.copy(), (svd.V @ W).T.copy()  # (R, m), (R, n)
+    s = svd.s / scale
+    W, T = _leading(svd.U * s, R), _leading(svd.V * s, R)  # (k, R)
+    left = np.hstack([T, s[:, None] * W]).T @ svd.U.T  # (2R, m): u_i and X·v_j
+    right = np.hstack([W, s[:, None] * T]).T @ svd.V.T  # (2R, n): v_j and Xᵀ·u_i
     if fit == "dense":
-        return _dense_fits(B @ svd.V.T, u, v) * scale
-    y, z = (B @ W).T.copy(), (A @ T).T.copy()  # X·v_j (R, m), Xᵀ·u_i (R, n)
-    d, gain = _projected_fits(y, z, u, v)
-    sigma: Array = np.sort(np.array([abs(d[i, j]) for i, j in _greedy(gain)]))[::-1] * scale
+        d = _dense_fits((svd.U * s) @ svd.V.T, left[:R], right[:R])
+    else:
+        d = _projected_fits(Side(left[:R], left[R:]), Side(right[:R], right[R:]))
+    sigma: Array = np.sort(np.abs(np.array(d)))[::-1] * scale
     return sigma
 
 
-def _unit_rows(X: Array) -> Array:
-    """X, whose σ₁ is 1, with every row on the unit sphere; rows of rounding noise become zero."""
-    norms = np.sqrt(np.einsum("ij,ij->i", X, X))
-    norms[norms <= NOISE] = np.inf
-    scaled: Array = X / norms[:, None]
-    return scaled
-
-
 def _leading(X: Array, R: int) -> Array:
-    """The top R right singular vectors of X (m, k), as columns (k, R)."""
-    vectors: Array = np.linalg.eigh(X.T @ X)[1]
+    """The top R right singular vectors (k, R) of X (m, k) with its rows put on the unit sphere.
+
+    σ₁ of X is 1; a row that is shorter than NOISE is zero but for rounding, and left out.
+    """
+    squares = (X * X) @ np.ones(X.shape[1])  # (m,)
+    squares[squares <= NOISE**2] = np.inf
+    vectors: Array = np.linalg.eigh(X.T @ (X / squares[:, None]))[1]
     return vectors[:, : -R - 1 : -1]
 
 
-def _projected_fits(y: Array, z: Array, u: Array, v: Array) -> tuple[Array, Array]:
-    """For each pair (i, j) the scalar d that fits X by d·u_i·v_jᵀ, and what it explains: (R, R)."""
-    R = len(u)
-    u_size, v_size = np.abs(u), np.abs(v)
-    u_divisor, v_divisor = _divisor(u), _divisor(v)
-    u_norm, v_norm = u_size.sum(axis=1), v_size.sum(axis=1)
-    y_norm, z_norm = np.abs(y).sum(axis=1), np.abs(z).sum(axis=1)
-    d, gain = np.empty((R, R)), np.empty((R, R))
-    for i in range(R):
-        for j in range(R):
-            from_rows = weighted_median(y[j] / u_divisor[i], u_size[i])
-            from_columns = weighted_median(z[i] / v_divisor[j], v_size[j])
-            d[i, j] = (from_rows + from_columns) / 2
-            rows = y_norm[j] - np.abs(y[j] - d[i, j] * u[i]).sum()
-            columns = z_norm[i] - np.abs(z[i] - d[i, j] * v[j]).sum()
-            gain[i, j] = v_norm[j] * rows + u_norm[i] * columns
-    return d, gain
+class Side:
+    """The fits as one side sees them: its vectors w_i, and what X makes of the other side's, x_j.
+
+    For d·w_i to fit x_j in the least absolute sense, d is the median of x_j/w_i weighted by |w_i|.
+    """
+
+    def __init__(self, vectors: Array, images: Array) -> None:
+        self.vectors, self.images = vectors, images  # (R, m) both
+        self.sizes = np.abs(vectors)
+        self.divisors = _divisor(vectors)
+        self.lengths = self.sizes.sum(axis=1)  # ‖w_i‖₁ (R,)
+        self.norms = np.abs(images).sum(axis=1)  # ‖x_j‖₁ (R,)
+
+    def fitted(self, i: int, j: int) -> float:
+        """The d that minimises ‖x_j − d·w_i‖₁."""
+        return weighted_median(self.images[j] / self.divisors[i], self.sizes[i])
+
+    def explained(self, i: int, j: int, d: float) -> float:
+        """‖x_j‖₁ − ‖x_j − d·w_i‖₁."""
+        return float(self.norms[j] - np.abs(self.images[j] - d * self.vectors[i]).sum())
+
+    def most(self) -> Array:
+        """For each (i, j) the most that any d can explain, or somewhat more: (R, R).
+
+        What is explained is concave in d: at most |d|·g with g = |Σ w_i·sign(x_j)|, its slope at
+        zero, and at most 2‖x_j‖₁ − |d|·‖w_i‖₁. The lower of the two is highest where they meet.
+        """
+        g = np.abs(self.vectors @ np.sign(self.images).T)
+        return np.asarray(2 * self.norms * g / (g + self.lengths[:, None]))
+
+
+def _projected_fits(rows: Side, columns: Side) -> list[float]:
+    """The scalars d of the R pairs (i, j) that explain most, greedily, no i and no j twice.
+
+    A pair is fitted only when no other can explain more: until then its gain is a bound.
+    """
+    gain = columns.lengths * rows.most() + rows.lengths[:, None] * columns.most().T  # (R, R)
+    fits: dict[tuple[int, int], float] = {}
+    d: list[float] = []
+    while len(d) < len(gain):
+        i, j = divmod(int(gain.argmax()), len(gain))
+        if (i, j) in fits:
+            d.append(fits[i, j])
+            gain[i, :] = gain[:, j] = -np.inf
+            continue
+        fits[i, j] = mean = (rows.fitted(i, j) + columns.fitted(j, i)) / 2
+        gain[i, j] = columns.lengths[j] * rows.explained(i, j, mean)
+        gain[i, j] += rows.lengths[i] * columns.explained(j, i, mean)
+    return d
 
 
 def _divisor(x: Array) -> Array:
@@ -136,22 +164,14 @@ def _divisor(x: Array) -> Array:
     return np.where(np.abs(x) < 1e-150, np.inf, x)
 
 
-def _greedy(gain: Array) -> Iterator[tuple[int, int]]:
-    """Pairs (i, j) by falling gain, no row and no column twice; the first of equals wins."""
-    gain = gain.copy()
-    for _ in range(len(gain)):
-        i, j = divmod(int(gain.argmax()), len(gain))
-        yield i, j
-        gain[i, :] = gain[:, j] = -np.inf
-
-
-def _dense_fits(X: Array, u: Array, v: Array) -> Array:
+def _dense_fits(X: Array, u: Array, v: Array) -> list[float]:
     """SpSVD's own criterion over all entries of X (m, n): fit, pick the best pair, deflate, again.
 
     Source
         Han, Kim and Jung, 2024, arXiv 2402.09754 (our reading of the refinement step).
     """
-    E, free_u, free_v, d = X.copy(), list(range(len(u))), list(range(len(v))), []
+    E, free_u, free_v = X.copy(), list(range(len(u))), list(range(len(v)))
+    d: list[float] = []
     while free_u:
         fits = {}
         total = np.abs(E).sum()
@@ -165,4 +185,4 @@ def _dense_fits(X: Array, u: Array, v: Array) -> Array:
         E -= d[-1] * np.outer(u[i], v[j])
         free_u.remove(i)
         free_v.remove(j)
-    return np.sort(np.abs(d))[::-1]
+    return d

@@ -43,7 +43,10 @@ def render(report: Report) -> str:
             for score in report.table.scores
         ],
         "skipped": [{"module": row.module, "reason": row.reason} for row in report.table.skipped],
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": [
+            {"rule": f.rule, "severity": f.severity, "where": f.where, "message": f.message}
+            for f in report.findings
+        ],
         "policy": {"name": report.policy_name, "params": dict(report.policy_params)},
         "chosen": list(report.chosen),
     }

@@ -18,86 +18,80 @@ from s3lora.compare import Difference
 from s3lora.findings import SEVERITIES, Finding
 from s3lora.prune import Plan
 from s3lora.report import Report
+from s3lora.report.lines import Lines, printable
 from s3lora.scores import Score
 from s3lora.selection import robust_z
 
+INDENT = " " * 9
+"""Before what is said of a finding."""
 COLOURS = {"high": "bold red", "medium": "yellow", "low": "dim"}
 SHOWN_BEYOND_CHOSEN = 5
 """How many modules after the chosen ones are shown without -v."""
 
 
-def printable(text: str) -> str:
-    """The text with everything a terminal might act on escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     """Print a scan, or a plan to prune."""
-    _say(console, f"{report.ref}", style="bold")
-    _say(
-        console,
+    lines = Lines(console)
+    lines.say(report.ref, style="bold")
+    lines.say(
         f"{len(report.modules)} LoRA modules, {report.parameters:,} parameters, "
-        f"{report.nbytes:,} bytes, base {report.base_model or 'not named'}",
+        f"{report.nbytes:,} bytes",
     )
-    _say(console, f"sha256 {report.sha256}", style="dim")
-    console.print()
-    _show_findings(report.findings, console, verbose=verbose)
-    _show_skipped(report, console)
+    lines.say(f"base {report.base_model or 'not named'}", style="dim")
+    lines.say(f"sha256 {report.sha256}", style="dim")
+    lines.say("")
+    _show_findings(report.findings, lines, verbose=verbose)
+    _show_skipped(report, lines)
     if report.table.scores:
-        _show_ranking(report, console, verbose=verbose)
+        _show_ranking(report, lines, verbose=verbose)
     if report.plan is not None:
-        _show_plan(report.plan, console)
+        _show_plan(report.plan, lines)
 
 
-def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(printable(text), style=style), soft_wrap=False)
-
-
-def _show_findings(findings: Sequence[Finding], console: Console, *, verbose: bool) -> None:
+def _show_findings(findings: Sequence[Finding], lines: Lines, *, verbose: bool) -> None:
     counts = {level: sum(f.severity == level for f in findings) for level in SEVERITIES}
     told = ", ".join(f"{count} {level}" for level, count in counts.items() if count)
-    _say(console, f"Findings about the files: {told or 'none'}")
+    lines.say(f"Findings about the files: {told or 'none'}")
     shown = [f for f in findings if verbose or f.severity != "low"]
     for finding in shown:
-        head = Text(f"  {finding.severity:<6} ", style=COLOURS[finding.severity])
-        head.append(f"{finding.rule}: {printable(finding.where)}", style="")
-        console.print(head)
-        _say(console, f"         {finding.message}", style="dim")
+        where = f"{finding.rule}: {finding.where}"
+        head = f"  {finding.severity:<6} "
+        lines.say(where, style=COLOURS[finding.severity], head=head, indent=INDENT)
+        lines.say(finding.message, style="dim", indent=INDENT)
     if len(shown) < len(findings):
-        _say(console, f"  {len(findings) - len(shown)} low ones are listed with -v", style="dim")
+        lines.say(f"  {len(findings) - len(shown)} low ones are listed with -v", style="dim")
 
 
-def _show_skipped(report: Report, console: Console) -> None:
+def _show_skipped(report: Report, lines: Lines) -> None:
     """Modules without a score, gathered by reason; none is left out."""
     by_reason: dict[str, list[str]] = {}
     for row in report.table.skipped:
         by_reason.setdefault(row.reason, []).append(row.module)
     for reason, names in by_reason.items():
-        _say(console, f"Not scored, {len(names)} of {len(report.modules)}: {reason}")
+        lines.say(f"Not scored, {len(names)} of {len(report.modules)}: {reason}")
         listed = names if len(names) < len(report.modules) else ["all modules"]
         for name in listed:
-            _say(console, f"  {name}", style="dim")
+            lines.say(name, style="dim", indent="  ")
 
 
-def _show_ranking(report: Report, console: Console, *, verbose: bool) -> None:
+def _show_ranking(report: Report, lines: Lines, *, verbose: bool) -> None:
     table, chosen = report.table, set(report.chosen)
     ranked = table.ranked()
     values = sorted(score.value for score in ranked)
-    console.print()
-    _say(console, f"Scores by {_call(table.method, table.params)}: the {table.unsafe} ones are")
-    _say(
-        console,
-        f"the ones to look at; median {median(values):.4g}, "
+    lines.say("")
+    lines.say(
+        f"Scores by {_call(table.method, table.params)}, "
+        f"the {table.unsafe} ones first: median {median(values):.4g}, "
         f"from {values[0]:.4g} to {values[-1]:.4g}",
     )
     last = max((at for at, score in enumerate(ranked, 1) if score.module in chosen), default=0)
     shown = len(ranked) if verbose else min(len(ranked), last + SHOWN_BEYOND_CHOSEN)
-    console.print(_ranking(report, ranked[:shown], chosen))
+    lines.console.print(_ranking(report, ranked[:shown], chosen))
     if shown < len(ranked):
-        _say(console, f"… {len(ranked) - shown} more; -v shows all", style="dim")
+        lines.say(f"… {len(ranked) - shown} more; -v shows all", style="dim")
     told = _call(report.policy_name, report.policy_params)
-    _say(console, f"{len(chosen)} of {len(ranked)} chosen (*) by {told}.")
-    _say(console, "A score is a reason to look at a module, no proof of harm.")
+    lines.say(f"{len(chosen)} of {len(ranked)} chosen (*) by {told}.")
+    lines.say("A score is a reason to look at a module, no proof of harm.")
 
 
 def _call(name: str, params: Mapping[str, Any]) -> str:
@@ -128,29 +122,30 @@ def _ranking(report: Report, rows: Iterable[Score], chosen: Collection[str]) -> 
     return grid
 
 
-def _show_plan(plan: Plan, console: Console) -> None:
+def _show_plan(plan: Plan, lines: Lines) -> None:
     dropped = sum(edit.name == "drop" for edit in plan.edits.values())
     zeroed = [name for name, edit in plan.edits.items() if edit.name == "zero"]
-    console.print()
+    lines.say("")
     told = f"{dropped} modules leave" + (f", {len(zeroed)} stay with B = 0" if zeroed else "")
     fold = ", scales folded" if plan.fold_scale else ""
-    _say(console, f"Plan for the target {plan.target}{fold}: {told}")
+    lines.say(f"Plan for the target {plan.target}{fold}: {told}")
     for name in zeroed:
-        _say(console, f"  B = 0: {name}", style="dim")
+        lines.say(f"B = 0: {name}", style="dim", indent="  ")
     for note in plan.notes:
-        _say(console, f"  note: {note}", style="yellow")
+        lines.say(f"note: {note}", style="yellow", indent="  ")
 
 
 def show_comparison(
     ref_a: str, ref_b: str, rows: Sequence[Difference], console: Console, *, verbose: bool = False
 ) -> None:
     """Print what differs between two adapters."""
-    _say(console, f"A  {ref_a}", style="bold")
-    _say(console, f"B  {ref_b}", style="bold")
+    lines = Lines(console)
+    lines.say(f"A  {ref_a}", style="bold")
+    lines.say(f"B  {ref_b}", style="bold")
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.status] = counts.get(row.status, 0) + 1
-    _say(console, ", ".join(f"{count} {status}" for status, count in counts.items()))
+    lines.say(", ".join(f"{count} {status}" for status, count in counts.items()))
     shown = [row for row in rows if verbose or row.status != "same"]
     if not shown:
         return
@@ -166,7 +161,7 @@ def show_comparison(
             row.status,
             *("" if figure is None else f"{figure:.3g}" for figure in figures),
         )
-    console.print()
+    lines.say("")
     console.print(grid)
     if len(shown) < len(rows):
-        _say(console, f"{len(rows) - len(shown)} the same; -v shows them", style="dim")
+        lines.say(f"{len(rows) - len(shown)} the same; -v shows them", style="dim")

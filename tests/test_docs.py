@@ -1,0 +1,82 @@
+"""Documents that cannot drift: generated pages, shown commands, links, the examples."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from s3lora.cli import cli
+from s3lora.findings import RULES
+from s3lora.methods import method_names
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def reference():
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs/make_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.page()
+
+
+def test_the_reference_is_what_the_code_says():
+    assert (ROOT / "docs/reference.md").read_text(encoding="utf-8") == reference()
+
+
+def test_every_command_method_and_rule_is_in_the_reference():
+    page = reference()
+    for name in (*cli.commands, *method_names()):
+        assert re.search(rf"^### (s3lora )?{name}$", page, re.MULTILINE), name
+    for rule in RULES:
+        assert f"`{rule}`" in page
+
+
+def test_every_rule_that_the_code_gives_is_described():
+    used = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        used |= set(re.findall(r'Finding\(\s*"([a-z-]+)"', text))
+    assert used <= RULES.keys()
+    assert len(used) > 10
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if not target.startswith(("http", "mailto:")):
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:src|tests|docs|benchmarks|examples)/[\w./-]+)`", text):
+        assert "yours" in name or (ROOT / name).exists(), name
+
+
+def test_the_library_example_runs(tmp_path):
+    script = ROOT / "examples/scan_and_prune.py"
+    told = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "out")], capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    assert "210 modules before, 193 after" in told.stdout
+    assert (tmp_path / "out/s3lora.json").exists()
+
+
+def test_the_demo_shows_its_commands_and_where_everything_is(tmp_path):
+    result = CliRunner().invoke(cli, ["demo", "-o", str(tmp_path / "demo")])
+    assert result.exit_code == 0, result.output
+    for command in ("$ s3lora scan", "$ s3lora prune", "$ s3lora compare"):
+        assert command in result.output
+    for name in ("scan.json", "pruned/adapter_model.safetensors", "pruned/s3lora.json"):
+        assert (tmp_path / "demo" / name).exists()
+    again = CliRunner().invoke(cli, ["demo", "-o", str(tmp_path / "demo")])
+    assert again.exit_code == 2

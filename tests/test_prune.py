@@ -1,0 +1,1020 @@
+"""What `prune` writes, refuses and leaves alone; how loaders take it is in test_loaders.py."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import itertools
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from adapters import (
+    CODES,
+    CONFIG,
+    NAMES,
+    PREFIX,
+    WEIGHTS,
+    Q,
+    V,
+    config_fields,
+    draw,
+    factors,
+    lora,
+    tensor_bytes,
+    write_adapter,
+    write_raw,
+    write_tensors,
+)
+from s3lora import Named, TopK, open_adapter, plan, prune, scan
+from s3lora.adapter import Adapter, Drop, Zero
+from s3lora.cli import cli
+from s3lora.errors import AdapterError, OutputError, ParameterError, UnsupportedError
+from s3lora.io import atomic
+from s3lora.io.atomic import new_folder
+from s3lora.prune import BROKEN
+
+prune_module = importlib.import_module("s3lora.prune")  # the package has a function of that name
+
+Make = Callable[..., Path]
+
+MLP = ("gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+EXPERTS = "model.layers.0.mlp.experts"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Make a source with one of the builders; in the end it must be as it was."""
+    before: dict[Path, dict[str, str]] = {}
+
+    def build(*args: Any, by: Callable[..., Path] = write_adapter, **kwargs: Any) -> Path:
+        folder = by(tmp_path / f"source{len(before) or ''}", *args, **kwargs)
+        before[folder] = hashes(folder)
+        return folder
+
+    yield build
+    assert {folder: hashes(folder) for folder in before} == before
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def names_of(*leaves: str, layers: int = 1) -> list[str]:
+    return [
+        f"model.layers.{layer}.{'mlp' if leaf in MLP else 'self_attn'}.{leaf}"
+        for layer in range(layers)
+        for leaf in leaves
+    ]
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / CONFIG).read_text())
+
+
+def raw(adapter: Adapter) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Every tensor by key, in the order of the file: dtype, shape and bytes."""
+    infos = adapter.tensors.infos
+    return {
+        key: (infos[key].dtype, infos[key].shape, b"".join(adapter.tensors.chunks(key)))
+        for key in sorted(infos, key=lambda key: infos[key].start)
+    }
+
+
+def update(adapter: Adapter, name: str) -> Any:
+    module = adapter.read(name)
+    return module.scaling * module.B @ module.A
+
+
+def output_hashes(folder: Path) -> dict[str, str]:
+    """What a manifest says of the folder that it is in: itself is not among it."""
+    return {name: digest for name, digest in hashes(folder).items() if name != "s3lora.json"}
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.endswith(".partial")]
+
+
+# --- minimal -------------------------------------------------------------------------------------
+
+
+def test_what_is_dropped_is_gone_and_what_stays_is_named_in_full(make, out):
+    written = prune(open_adapter(make()), [Q], out)
+    assert written.names == NAMES[1:]
+    assert config_of(out)["target_modules"] == sorted(NAMES[1:])
+    assert not [key for key in written.tensors.infos if Q in key]
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"])
+def test_what_stays_is_byte_identical_and_in_the_same_order(make, out, dtype):
+    source = open_adapter(make(dtype=dtype))
+    written = prune(source, [V], out)
+    stays = {key: tensor for key, tensor in raw(source).items() if V not in key}
+    assert list(raw(written).items()) == list(stays.items())
+    assert {dtype} == {kind for kind, _, _ in stays.values()}
+
+
+def test_metadata_of_the_weights_file_stays(make, out):
+    weights = tensor_bytes(lora(Q, *factors()) | lora(V, *factors()), {"format": "pt"})
+    written = prune(open_adapter(make(weights, config_fields(), by=write_raw)), [V], out)
+    assert written.tensors.metadata == {"format": "pt"}
+
+
+@pytest.mark.parametrize("field", ["exclude_modules", "layers_to_transform", "layers_pattern"])
+def test_another_selection_is_emptied_if_the_source_had_it_and_never_added(make, out, field):
+    value = {"exclude_modules": ["k_proj"], "layers_to_transform": [0, 1], "layers_pattern": "x"}
+    plain = open_adapter(make())
+    with_field = open_adapter(make(config={field: value[field], "layers_pattern": "layers"}))
+    prune(with_field, [Q], out)
+    assert config_of(out)[field] is None
+    prune(plain, [Q], out.with_name("plain"))
+    assert config_of(out.with_name("plain")).keys() == plain.config.keys()
+
+
+def test_every_other_setting_stays(make, out):
+    config = {"task_type": "CAUSAL_LM", "bias": "none", "revision": None, "lora_dropout": 0.05}
+    source = open_adapter(make(config=config))
+    prune(source, [Q], out)
+    assert config_of(out) == dict(source.config) | {"target_modules": sorted(NAMES[1:])}
+
+
+@pytest.mark.parametrize("targets", ["all-linear", r".*\.(q|v)_proj", ["q_proj", "v_proj", Q]])
+def test_every_way_to_target_becomes_full_names(make, out, targets):
+    prune(open_adapter(make(config={"target_modules": targets})), [Q, V], out)
+    assert config_of(out)["target_modules"] == sorted(NAMES[2:])
+
+
+def test_only_dead_patterns_are_left_out(make, out):
+    modules = {name: factors(r=3 if "1.self" in name else 2) for name in NAMES}
+    config = {
+        "rank_pattern": {r".*\.1\.self_attn\.(q|v)_proj": 3, "layers.0.self_attn.q_proj": 2},
+        "alpha_pattern": {"v_proj": 4, f"^{Q}": 5, "k_proj": 6},
+    }
+    source = open_adapter(make(modules, config))
+    written = prune(source, [Q], out)
+    assert config_of(out)["rank_pattern"] == {r".*\.1\.self_attn\.(q|v)_proj": 3}
+    assert config_of(out)["alpha_pattern"] == {"v_proj": 4}
+    for name in NAMES[1:]:
+        assert np.array_equal(update(written, name), update(source, name))
+
+
+def test_taking_nothing_out_writes_the_same_adapter(make, out):
+    source = open_adapter(make(config={"exclude_modules": ["k_proj"]}))
+    written = prune(source, [], out)
+    assert raw(written) == raw(source)
+    assert written.config == source.config
+
+
+def test_magnitude_and_bias_of_a_dropped_module_go_with_it(make, out):
+    extra = {
+        f"{PREFIX}{name}.{part}": draw(8)
+        for name in NAMES
+        for part in ("lora_magnitude_vector", "lora_B.bias")
+    }
+    source = make(extra=extra, config={"use_dora": True, "lora_bias": True})
+    written = prune(open_adapter(source), [Q], out)
+    assert not [key for key in written.tensors.infos if Q in key]
+    assert len([key for key in written.tensors.infos if V in key]) == 4
+
+
+def test_weights_of_the_base_are_carried_over_and_lose_the_name_of_a_wrapper_that_is_gone(
+    make, out
+):
+    extra = {
+        f"{PREFIX}{Q}.base_layer.bias": draw(8),
+        f"{PREFIX}{V}.base_layer.bias": draw(8, seed=1),
+        f"{PREFIX}lm_head.weight": draw(4, 6),
+    }
+    source = open_adapter(make(extra=extra, config={"bias": "all"}))
+    tensors = raw(prune(source, [Q], out))
+    before = raw(source)
+    assert tensors[f"{PREFIX}{Q}.bias"] == before[f"{PREFIX}{Q}.base_layer.bias"]
+    assert f"{PREFIX}{Q}.base_layer.bias" not in tensors
+    for key in (f"{PREFIX}{V}.base_layer.bias", f"{PREFIX}lm_head.weight"):
+        assert tensors[key] == before[key]
+
+
+def test_a_wrapper_that_stays_keeps_its_name_where_another_name_ends_alike(make, out):
+    modules = ["block.q", "decoder.block.q"]
+    extra = {f"{PREFIX}decoder.block.q.base_layer.bias": draw(8)}
+    source = make(modules, {"target_modules": ["q"], "bias": "all"}, extra)
+    written = prune(open_adapter(source), ["block.q"], out)
+    assert f"{PREFIX}decoder.block.q.base_layer.bias" in written.tensors.infos
+
+
+def test_a_name_that_cannot_be_told_from_one_that_stays_is_refused(make, out):
+    source = open_adapter(make(["block.q", "decoder.block.q"], {"target_modules": ["q"]}))
+    with pytest.raises(ParameterError, match=r"takes the name block\.q for it too") as caught:
+        plan(source, ["decoder.block.q"])
+    assert "zero-fill" in caught.value.hint
+    written = prune(source, ["decoder.block.q"], out, target="zero-fill")
+    assert not update(written, "decoder.block.q").any()
+
+
+# --- zero-fill and experts -----------------------------------------------------------------------
+
+
+def test_zero_fill_zeroes_b_and_touches_nothing_else(make, out):
+    source = open_adapter(make(config={"exclude_modules": None}, dtype="BF16"))
+    written = prune(source, [Q, V], out, target="zero-fill")
+    before, after = raw(source), raw(written)
+    zeroed = {f"{PREFIX}{name}.lora_B.weight" for name in (Q, V)}
+    assert list(after) == list(before)
+    assert {key for key in before if before[key] != after[key]} == zeroed
+    for key in zeroed:
+        assert after[key][:2] == before[key][:2]
+        assert not any(after[key][2])
+    assert written.config == source.config
+
+
+def test_zero_fill_reaches_embeddings_and_convolutions(make, out):
+    tensors = {
+        f"{PREFIX}embed.lora_embedding_A": draw(2, 9),
+        f"{PREFIX}embed.lora_embedding_B": draw(6, 2),
+        f"{PREFIX}conv.lora_A.weight": draw(2, 3, 3, 3),
+        f"{PREFIX}conv.lora_B.weight": draw(5, 2, 1, 1),
+        **lora(Q, *factors()),
+    }
+    source = make(tensors, target_modules=["embed", "conv", "q_proj"], by=write_tensors)
+    written = prune(open_adapter(source), ["embed", "conv"], out, target="zero-fill")
+    assert not update(written, "embed").any()
+    assert not update(written, "conv").any()
+    assert update(written, Q).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_that_is_not_finite_is_zeroed_too_since_zero_times_nan_is_nan(make, out, bad):
+    A, B = factors()
+    A[1, 2] = bad
+    source = open_adapter(make({Q: (A, B), V: factors(seed=1)}))
+    written = prune(source, [Q], out, target="zero-fill")
+    assert not written.read(Q).A.any()
+    assert not written.read(Q).B.any()
+    assert np.array_equal(update(written, V), update(source, V))
+
+
+def experts(folder: Path, *, spoil: int | None = None, **config: Any) -> Path:
+    """Two stacks of three experts of rank 2, and a linear module beside them."""
+    A, B = draw(6, 5, seed=1), draw(8, 6, seed=2)
+    if spoil is not None:
+        A[2 * spoil] = np.nan
+    tensors = {
+        f"{PREFIX}{EXPERTS}.base_layer.lora_A.weight": A,
+        f"{PREFIX}{EXPERTS}.base_layer.lora_B.weight": B,
+        f"{PREFIX}{EXPERTS}.lora_A.weight": draw(6, 4, seed=3),
+        f"{PREFIX}{EXPERTS}.lora_B.weight": draw(5, 6, seed=4),
+        **lora(Q, *factors()),
+    }
+    stacks = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    fields = {"target_modules": ["q_proj"], "target_parameters": stacks} | config
+    return write_tensors(folder, tensors, **fields)
+
+
+@pytest.mark.parametrize("target", ["minimal", "fused-safe", "zero-fill"])
+def test_one_expert_of_a_stack_zeroes_just_its_columns_of_b(make, out, target):
+    source = open_adapter(make(by=experts))
+    written = prune(source, [f"{EXPERTS}.gate_up_proj[1]"], out, target=target)
+    key = f"{PREFIX}{EXPERTS}.base_layer.lora_B.weight"
+    expected = source.tensors.read(key).copy()
+    expected[:, 1::3] = 0
+    assert np.array_equal(written.tensors.read(key), expected)
+    before, after = raw(source), raw(written)
+    assert [k for k in before if before[k] != after[k]] == [key]
+    assert written.names == source.names
+    assert written.config == source.config
+
+
+def test_stacks_of_experts_stay_when_the_linear_modules_go(make, out):
+    source = open_adapter(make(by=experts))
+    written = prune(source, [Q, f"{EXPERTS}.down_proj[0]"], out)
+    assert written.names == tuple(name for name in source.names if name != Q)
+    assert written.config == dict(source.config) | {"target_modules": []}
+    assert not update(written, f"{EXPERTS}.down_proj[0]").any()
+
+
+def test_a_of_an_expert_that_is_not_finite_is_zeroed_in_its_rows_only(make, out):
+    source = open_adapter(make(by=experts, spoil=1))
+    written = prune(source, [f"{EXPERTS}.gate_up_proj[1]"], out)
+    key = f"{PREFIX}{EXPERTS}.base_layer.lora_A.weight"
+    expected = source.tensors.read(key).copy()
+    expected[2:4] = 0
+    assert np.array_equal(written.tensors.read(key), expected)
+
+
+def test_a_stack_that_is_broken_cannot_be_dropped(make, out):
+    tensors = {f"{PREFIX}{EXPERTS}.lora_A.weight": draw(6, 5), **lora(Q, *factors())}
+    config = {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"]}
+    source = open_adapter(make(tensors, **config, by=write_tensors))
+    with pytest.raises(UnsupportedError, match="PEFT would still look for this stack"):
+        plan(source, [f"{EXPERTS}.down_proj"])
+
+
+SEPARATE = [f"{EXPERTS}.{e}.{leaf}" for e in range(2) for leaf in ("w1", "w2")]
+
+
+def test_separate_experts_stay_with_b_zeroed_unless_all_of_them_go(make):
+    config = {"target_modules": ["q_proj", "w1", "w2"]}
+    source = open_adapter(make([*SEPARATE, Q], config))
+    some = plan(source, [Q, *SEPARATE[:3]])
+    assert some.edits == {Q: Drop()} | dict.fromkeys(SEPARATE[:3], Zero())
+    assert some.notes == ("3 experts stay with B = 0: loaders that fuse experts want all or none",)
+    assert set(plan(source, SEPARATE).edits.values()) == {Drop()}
+    assert plan(source, [Q]).notes == ()
+
+
+def test_separate_experts_that_cannot_be_zeroed_are_dropped_with_a_note(make):
+    config = {"target_modules": ["q_proj", "w1", "w2"], "init_lora_weights": "pissa"}
+    planned = plan(open_adapter(make([*SEPARATE, Q], config)), SEPARATE[:1])
+    assert planned.edits == {SEPARATE[0]: Drop()}
+    assert "want all experts or none" in planned.notes[0]
+
+
+# --- fused-safe ----------------------------------------------------------------------------------
+
+SUBSETS = [
+    subset
+    for count in range(1, 6)
+    for subset in itertools.combinations(
+        ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), count
+    )
+]
+
+
+@pytest.mark.parametrize("gone", SUBSETS, ids="+".join)
+def test_fused_safe_leaves_what_sglang_loads(make, out, gone):
+    source = open_adapter(make(names_of(*ATTENTION, *MLP), {"target_modules": "all-linear"}))
+    chosen = names_of(*gone)
+    written = prune(source, chosen, out, target="fused-safe")
+    stays = {name.rpartition(".")[2] for name in written.names}
+    assert stays & {"q_proj", "k_proj", "v_proj"} in (
+        set(),
+        {"q_proj", "v_proj"},
+        {"q_proj", "k_proj", "v_proj"},
+    )
+    assert stays & {"gate_proj", "up_proj"} in (set(), {"gate_proj"}, {"gate_proj", "up_proj"})
+    assert {"o_proj", "down_proj"} <= stays
+    if written.names != source.names:  # nothing dropped: nothing to say anew
+        assert config_of(out)["target_modules"] == sorted(written.names)
+    for name in written.names:
+        expected = np.zeros_like(update(source, name)) if name in chosen else update(source, name)
+        assert np.array_equal(update(written, name), expected)
+        assert written.slots[name].rank == source.slots[name].rank
+
+
+@pytest.mark.parametrize(
+    ("gone", "filled"),
+    [
+        (("q_proj",), {"q_proj"}),
+        (("k_proj",), set()),
+        (("q_proj", "k_proj"), {"q_proj"}),
+        (("q_proj", "v_proj"), {"q_proj", "v_proj"}),
+        (("q_proj", "k_proj", "v_proj"), set()),
+        (("gate_proj",), {"gate_proj"}),
+        (("up_proj",), set()),
+        (("gate_proj", "up_proj", "o_proj"), set()),
+    ],
+)
+def test_fused_safe_fills_no_more_than_it_must(make, gone, filled):
+    source = open_adapter(make(names_of(*ATTENTION, *MLP), {"target_modules": "all-linear"}))
+    edits = plan(source, names_of(*gone), target="fused-safe").edits
+    zeroed = {name.rpartition(".")[2] for name, edit in edits.items() if edit == Zero()}
+    assert zeroed == filled
+
+
+def test_fused_safe_looks_at_each_layer_by_itself(make):
+    source = open_adapter(make(names_of(*ATTENTION, layers=2), {"target_modules": "all-linear"}))
+    first, second = names_of("q_proj", layers=2)
+    all_of_second = [name for name in source.names if ".1." in name]
+    edits = plan(source, [first, *all_of_second], target="fused-safe").edits
+    assert edits[first] == Zero()
+    assert edits[second] == Drop()
+
+
+def test_fused_safe_says_what_it_cannot_fill(make):
+    source = open_adapter(make(names_of("q_proj", "o_proj"), {"target_modules": "all-linear"}))
+    notes = plan(source, names_of("o_proj"), target="fused-safe").notes
+    assert notes == (
+        f"SGLang will not load it: {names_of('v_proj')[0]} is missing beside the others of its "
+        "group",
+    )
+
+
+@pytest.mark.parametrize("target", ["fused-safe", "zero-fill"])
+@pytest.mark.parametrize("field", ["use_rslora", "rank_pattern", "alpha_pattern"])
+def test_a_scale_that_the_target_ignores_is_told(make, target, field):
+    value = {"use_rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 2}}
+    source = open_adapter(make(config={field: value[field]}))
+    assert field in plan(source, [Q], target=target).notes[0]
+    assert plan(source, [Q], target=target, fold_scale=True).notes == ()
+    assert plan(source, [Q]).notes == ()
+
+
+# --- fold-scale ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("r", "alpha", "folded"), [(4, 8, 16), (2, 6, 6 * 2**0.5), (16, 16, 64), (3, 3, 3 * 3**0.5)]
+)
+def test_uniform_rslora_is_folded_in_the_config_alone(make, out, r, alpha, folded):
+    modules = {name: factors(r=r, seed=seed) for seed, name in enumerate(NAMES)}
+    source = open_adapter(make(modules, {"r": r, "lora_alpha": alpha, "use_rslora": True}))
+    written = prune(source, [Q], out, fold_scale=True)
+    config = config_of(out)
+    assert config == dict(source.config) | {
+        "use_rslora": False,
+        "lora_alpha": folded,
+        "target_modules": sorted(NAMES[1:]),
+    }
+    assert type(config["lora_alpha"]) is type(folded)
+    assert raw(written) == {key: t for key, t in raw(source).items() if Q not in key}
+    for name in NAMES[1:]:
+        assert np.allclose(update(written, name), update(source, name), rtol=1e-12)
+
+
+def test_a_plain_adapter_has_nothing_to_fold(make, out):
+    source = open_adapter(make())
+    written = prune(source, [], out, fold_scale=True)
+    assert raw(written) == raw(source)
+    assert written.config == source.config
+
+
+PATTERNS = [
+    {"rank_pattern": {"q_proj": 5}},
+    {"alpha_pattern": {"v_proj": 1.5}},
+    {"rank_pattern": {"q_proj": 5}, "alpha_pattern": {"v_proj": 1}, "use_rslora": True},
+]
+
+
+@pytest.mark.parametrize("target", ["minimal", "zero-fill"])
+@pytest.mark.parametrize("dtype", ["F64", "BF16"])
+@pytest.mark.parametrize("config", PATTERNS, ids="+".join)
+def test_patterns_are_folded_into_b_in_float32_at_one_rank(make, out, config, dtype, target):
+    rank = 5 if "rank_pattern" in config else 2
+    modules = {
+        name: factors(r=rank if "q_proj" in name else 2, seed=seed)
+        for seed, name in enumerate(NAMES)
+    }
+    source = open_adapter(make(modules, config, dtype=dtype))
+    written = prune(source, [V], out, target=target, fold_scale=True)
+    told = config_of(out)
+    assert told["r"] == told["lora_alpha"] == rank
+    assert told.keys() == source.config.keys()
+    assert not any(told.get(field) for field in ("rank_pattern", "alpha_pattern", "use_rslora"))
+    assert {dtype for dtype, _, _ in raw(written).values()} == {"F32"}
+    assert {(slot.rank, slot.scaling) for slot in written.slots.values()} == {(rank, 1.0)}
+    for name in written.names:
+        expected = update(source, name) * (name != V)
+        assert np.allclose(update(written, name), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_patterns_of_embeddings_and_convolutions_are_folded(make, out):
+    tensors = {
+        f"{PREFIX}embed.lora_embedding_A": draw(2, 9),
+        f"{PREFIX}embed.lora_embedding_B": draw(6, 2),
+        f"{PREFIX}conv.lora_A.weight": draw(3, 4, 3, 3),
+        f"{PREFIX}conv.lora_B.weight": draw(5, 3, 1, 1),
+        **lora(Q, *factors()),
+    }
+    config = {"target_modules": ["embed", "conv", "q_proj"], "rank_pattern": {"conv": 3}}
+    source = open_adapter(make(tensors, **config, by=write_tensors))
+    written = prune(source, [Q], out, fold_scale=True)
+    for name in ("embed", "conv"):
+        assert written.slots[name].rank == 3
+        assert np.allclose(update(written, name), update(source, name), rtol=1e-5)
+
+
+def test_patterns_that_match_only_what_goes_leave_nothing_to_fold(make, out):
+    modules = {Q: factors(r=5), V: factors()}
+    source = open_adapter(make(modules, {"rank_pattern": {"q_proj": 5}}))
+    written = prune(source, [Q], out, fold_scale=True)
+    assert raw(written) == {key: t for key, t in raw(source).items() if V in key}
+    assert config_of(out)["r"] == 2
+
+
+def test_payload_is_not_folded(make, out):
+    extra = {f"{PREFIX}lm_head.weight": draw(4, 6).astype(CODES["BF16"])}
+    source = open_adapter(make(extra=extra, config={"alpha_pattern": {"q_proj": 1}}))
+    key = f"{PREFIX}lm_head.weight"
+    assert raw(prune(source, [V], out, fold_scale=True))[key] == raw(source)[key]
+
+
+@pytest.mark.parametrize(
+    "config", [{"use_dora": True}, {"init_lora_weights": "pissa"}], ids=["dora", "pissa"]
+)
+def test_scales_that_cannot_be_judged_are_not_folded(make, config):
+    source = open_adapter(make(config={**config, "use_rslora": True}))
+    with pytest.raises(UnsupportedError, match="cannot fold the scale of"):
+        plan(source, [Q], fold_scale=True)
+
+
+def test_patterns_of_stacked_experts_are_not_folded(make):
+    source = open_adapter(make(by=experts, alpha_pattern={"q_proj": 3}))
+    with pytest.raises(UnsupportedError, match="into stacked experts"):
+        plan(source, [f"{EXPERTS}.down_proj[0]"], fold_scale=True)
+    plan(source, [Q], fold_scale=True)  # the pattern goes with the only module it matches
+
+
+def test_a_scale_that_leaves_float32_is_refused_and_nothing_is_written(make, out):
+    A, B = factors()
+    modules = {Q: (A, B.astype(np.float64) * 1e30), V: factors(seed=1)}
+    source = open_adapter(make(modules, {"alpha_pattern": {"q_proj": 1e12}}, dtype="F64"))
+    with pytest.raises(UnsupportedError, match="does not fit float32"):
+        prune(source, [V], out, fold_scale=True)
+    assert not out.exists()
+    assert leftovers(out.parent) == []
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["minimal", "fused-safe", "zero-fill"])
+def test_taking_everything_out_is_refused(make, out, target):
+    with pytest.raises(ParameterError, match="no module would stay") as caught:
+        prune(open_adapter(make()), NAMES, out, target=target)
+    assert "base model" in caught.value.hint
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "target", "message"),
+    [(["q_proj"], "minimal", "has no module 'q_proj'"), ([Q], "smallest", "no target 'smallest'")],
+)
+def test_an_unknown_name_or_target_is_refused(make, out, chosen, target, message):
+    with pytest.raises(ParameterError, match=message):
+        prune(open_adapter(make()), chosen, out, target=target)
+    assert not out.exists()
+
+
+def broken(folder: Path, rule: str) -> Path:
+    """An adapter whose module V breaks a rule."""
+    A, B = factors(seed=1)
+    key = f"{PREFIX}{V}.lora_{{}}.weight"
+    spoilt = {
+        "untargeted-module": {key.format("A"): A, key.format("B"): B},
+        "incomplete-module": {key.format("A"): A},
+        "broken-tensor": {key.format("A"): A, key.format("B"): draw(0)},
+        "shape-mismatch": {key.format("A"): draw(3, 6), key.format("B"): draw(8, 3)},
+        "ambiguous-module": {
+            key.format("A"): A,
+            key.format("A.default"): A,
+            key.format("B"): B,
+        },
+    }[rule]
+    targets = ["q_proj"] if rule == "untargeted-module" else ["q_proj", "v_proj"]
+    return write_tensors(folder, lora(Q, *factors()) | spoilt, target_modules=targets)
+
+
+@pytest.mark.parametrize("rule", sorted(BROKEN))
+def test_a_broken_module_may_not_stay_but_can_be_taken_out_by_name(make, out, rule):
+    source = open_adapter(make(rule, by=broken))
+    assert rule in {finding.rule for finding in source.findings}
+    with pytest.raises(AdapterError, match=f"{V} would stay, but") as caught:
+        prune(source, [], out)
+    assert caught.value.hint == f"take it out first: --modules {V}"
+    assert not out.exists()
+    chosen = Named((V,))(scan(source))
+    written = prune(source, chosen, out)
+    assert written.names == (Q,)
+    assert not [key for key in written.tensors.infos if V in key]
+    assert not {finding.rule for finding in written.findings} & BROKEN
+
+
+@pytest.mark.parametrize("target", ["zero-fill", "fused-safe"])
+@pytest.mark.parametrize(
+    "config",
+    [{"use_dora": True}, {"init_lora_weights": "olora"}, {"init_lora_weights": "unheard-of"}],
+    ids=["dora", "olora", "unknown"],
+)
+def test_b_zeroed_is_refused_where_it_would_not_take_the_effect_out(make, out, config, target):
+    source = open_adapter(make(config=config))
+    with pytest.raises(UnsupportedError, match=f"would not take the effect of {Q} out") as caught:
+        prune(source, [Q], out, target=target)
+    assert "--target minimal" in caught.value.hint
+    assert not out.exists()
+    assert prune(source, [Q], out).names == NAMES[1:]
+
+
+def test_stacked_experts_that_cannot_be_zeroed_cannot_be_taken_out(make, out):
+    source = open_adapter(make(by=experts, init_lora_weights="pissa"))
+    with pytest.raises(UnsupportedError) as caught:
+        prune(source, [f"{EXPERTS}.down_proj[0]"], out)
+    assert "minimal" not in caught.value.hint
+    assert not out.exists()
+
+
+def test_an_embedding_that_leaves_its_weights_behind_is_told(make):
+    tensors = {
+        f"{PREFIX}embed_tokens.lora_embedding_A": draw(2, 9),
+        f"{PREFIX}embed_tokens.lora_embedding_B": draw(6, 2),
+        f"{PREFIX}embed_tokens.base_layer.weight": draw(9, 6),
+        **lora(Q, *factors()),
+    }
+    source = make(tensors, target_modules=["embed_tokens", "q_proj"], by=write_tensors)
+    adapter = open_adapter(source)
+    assert "embed_tokens.weight" in plan(adapter, ["embed_tokens"]).notes[0]
+    assert plan(adapter, ["embed_tokens"], target="zero-fill").notes == ()
+    assert plan(adapter, [Q]).notes == ()
+
+
+# --- appears whole or not at all -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError, SystemExit])
+@pytest.mark.parametrize("stage", ["write_adapter", "write_card", "write_manifest"])
+def test_a_failure_on_the_way_leaves_nothing(make, tmp_path, monkeypatch, stage, error):
+    real = getattr(prune_module, stage)
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        raise error("stop")
+
+    monkeypatch.setattr(prune_module, stage, fails)
+    source = open_adapter(make())
+    with pytest.raises(OutputError if error is OSError else error):
+        prune(source, [Q], tmp_path / "new" / "deep" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("error", [PermissionError, KeyboardInterrupt])
+def test_a_failure_at_the_last_step_brings_the_old_folder_back(
+    make, out, tmp_path, monkeypatch, error
+):
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    rename = Path.rename
+
+    def fails(self: Path, to: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise error("stop")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OutputError if error is PermissionError else error):
+        prune(open_adapter(make()), [Q], out, force=True)
+    assert hashes(out).keys() == {"mine"}
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
+
+
+def test_a_result_that_is_not_the_plan_is_not_kept(make, out, monkeypatch):
+    def writes_all(adapter: Adapter, edits: Any, folder: Path, *, fold_scale: bool) -> None:
+        write_adapter(folder)
+
+    monkeypatch.setattr(prune_module, "write_adapter", writes_all)
+    source = open_adapter(make())
+    with pytest.raises(OutputError, match=f"not what was planned: {Q}"):
+        prune(source, [Q], out)
+    with pytest.raises(OutputError, match=f"not what was planned: {Q}"):
+        prune(source, [Q], out, target="zero-fill")
+    assert not out.exists()
+    assert leftovers(out.parent) == []
+
+
+def test_bytes_that_changed_on_the_way_are_noticed(make, out, monkeypatch):
+    def writes_others(adapter: Adapter, edits: Any, folder: Path, *, fold_scale: bool) -> None:
+        write_adapter(folder, {name: factors(seed=9) for name in NAMES[1:]})
+
+    monkeypatch.setattr(prune_module, "write_adapter", writes_others)
+    with pytest.raises(OutputError, match="not what was planned"):
+        prune(open_adapter(make()), [Q], out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link", "dangling link"])
+def test_an_existing_out_is_refused_and_left_alone(make, out, tmp_path, kind):
+    elsewhere = tmp_path / "elsewhere"
+    if kind == "folder":
+        out.mkdir()
+    elif kind == "file":
+        out.write_text("mine")
+    else:
+        out.symlink_to(elsewhere)
+        if kind == "link":
+            elsewhere.mkdir()
+    source = open_adapter(make())
+    before = sorted(tmp_path.iterdir())
+    for force in (False, kind != "folder"):
+        with pytest.raises(OutputError):
+            prune(source, [Q], out, force=force)
+    assert sorted(tmp_path.iterdir()) == before
+    assert not elsewhere.exists() or list(elsewhere.iterdir()) == []
+    assert not out.is_dir() or list(out.iterdir()) == []
+
+
+def test_force_moves_the_old_folder_aside_under_a_free_name(make, out, tmp_path):
+    source = open_adapter(make())
+    (tmp_path / "out.old.1").write_text("mine")
+    written = []
+    for name in (Q, V, NAMES[2]):
+        prune(source, [name], out, force=True)
+        written.append(hashes(out))
+    assert hashes(out) == written[2]
+    assert hashes(tmp_path / "out.old") == written[0]
+    assert hashes(tmp_path / "out.old.2") == written[1]
+    assert (tmp_path / "out.old.1").read_text() == "mine"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_out_may_not_be_the_source_or_hold_it(make, tmp_path, monkeypatch, force):
+    source = make()
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    monkeypatch.chdir(source)
+    for ref in (source, source / WEIGHTS, link, link / WEIGHTS, Path()):
+        adapter = open_adapter(ref)
+        for out in (source, tmp_path, source / "x" / "..", Path("..") / "source"):
+            with pytest.raises(OutputError):
+                prune(adapter, [Q], out, force=force)
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "link"}
+
+
+def test_a_folder_of_links_is_a_source_too_and_is_not_moved_aside(make, tmp_path):
+    # The hub's cache is like this: a snapshot of links into a folder of blobs.
+    blobs, snapshot = make(), tmp_path / "snapshot"
+    snapshot.mkdir()
+    for name in (WEIGHTS, CONFIG):
+        (snapshot / name).symlink_to(blobs / name)
+    for ref in (snapshot, snapshot / WEIGHTS):
+        for out in (snapshot, blobs):
+            with pytest.raises(OutputError, match="holds the source"):
+                prune(open_adapter(ref), [Q], out, force=True)
+    assert prune(open_adapter(snapshot), [Q], tmp_path / "out").names == NAMES[1:]
+    assert not (tmp_path / "out" / WEIGHTS).is_symlink()
+
+
+def test_a_parent_that_is_no_folder_is_an_error_of_ours(make, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        prune(open_adapter(make()), [Q], tmp_path / "file" / "out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_parent_that_may_not_be_written_is_an_error_of_ours(make, tmp_path):
+    parent = tmp_path / "locked"
+    parent.mkdir(mode=0o555)
+    with pytest.raises(OutputError, match="cannot write"):
+        prune(open_adapter(make()), [Q], parent / "out")
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_path_without_a_name_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError), new_folder(Path(name)):
+        pytest.fail("the block must not run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_parents_are_made(make, tmp_path):
+    written = prune(open_adapter(make()), [Q], tmp_path / "a" / "b" / "out")
+    assert written.names == NAMES[1:]
+
+
+def test_a_system_that_cannot_flush_folders_still_gets_its_output(make, out, monkeypatch):
+    sync = atomic._sync
+
+    def only_files(path: Path) -> None:
+        if path.is_dir():
+            raise OSError("not for folders")
+        sync(path)
+
+    monkeypatch.setattr(atomic, "_sync", only_files)
+    assert prune(open_adapter(make()), [Q], out).names == NAMES[1:]
+
+
+def test_of_two_writers_one_wins_and_none_is_half(make, out, tmp_path, monkeypatch):
+    both, real = threading.Barrier(2, timeout=30), prune_module.write_manifest
+    results: list[object] = []
+
+    def waits(*args: Any) -> None:
+        real(*args)
+        both.wait()
+
+    def write(name: str) -> None:
+        try:
+            results.append(prune(open_adapter(source), [name], out).names)
+        except OutputError as error:
+            results.append(error)
+
+    monkeypatch.setattr(prune_module, "write_manifest", waits)
+    source = make()
+    threads = [threading.Thread(target=write, args=(name,)) for name in (Q, V)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    won = [result for result in results if isinstance(result, tuple)]
+    assert len(won) == 1
+    assert len(results) == 2
+    assert open_adapter(out).names == won[0]
+    manifest = json.loads((out / "s3lora.json").read_text())
+    assert manifest["output"]["files"] == {
+        k: v for k, v in hashes(out).items() if k != "s3lora.json"
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
+
+
+# --- manifest ------------------------------------------------------------------------------------
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads((folder / "s3lora.json").read_text(), parse_constant=refuse)
+
+
+def test_manifest_tells_what_was_done_and_by_which_scores(make, out):
+    A, B = factors(seed=7)
+    modules = {name: factors(seed=seed) for seed, name in enumerate(NAMES)}
+    zero = "model.layers.2.self_attn.q_proj"
+    source = open_adapter(make(modules | {zero: (A, 0 * B)}))
+    table = scan(source, "magnitude")
+    policy = TopK(2)
+    prune(source, policy(table), out, target="fused-safe", table=table, policy=policy)
+    told = manifest_of(out)
+    assert told["schema"] == 1
+    assert told["tool"]["name"] == "s3lora"
+    assert told["versions"].keys() == {"python", "numpy", "safetensors", "ml_dtypes"}
+    assert told["method"] == {"name": "magnitude", "params": dict(table.params)}
+    assert told["policy"] == {"name": "top-k", "params": {"k": 2}}
+    assert (told["target"], told["fold_scale"]) == ("fused-safe", False)
+    assert told["scores"] == {score.module: score.value for score in table.scores}
+    assert told["skipped"] == {zero: "zero update"}
+    assert told["scores"].keys() | told["skipped"].keys() == set(source.names)
+    assert sorted(told["dropped"] + told["zeroed"]) == sorted(policy(table))
+    assert told["zeroed"] == [n for n in policy(table) if n in open_adapter(out).names]
+
+
+@pytest.mark.parametrize("ref", ["folder", "file"])
+@pytest.mark.parametrize("card", [False, True])
+def test_manifest_has_the_hash_of_every_file_in_and_out(make, out, tmp_path, ref, card):
+    folder = make()
+    weights = folder / WEIGHTS
+    if ref == "file":
+        folder = tmp_path / "renamed"
+        folder.mkdir()
+        (folder / CONFIG).write_bytes((weights.parent / CONFIG).read_bytes())
+        (folder / "mine.safetensors").write_bytes(weights.read_bytes())
+        weights = folder / "mine.safetensors"
+    if card and ref == "file":
+        (folder / "README.md").write_text("# Mine\n")
+    (folder / "notes.txt").touch() if ref == "file" else None
+    source = open_adapter(weights if ref == "file" else folder)
+    prune(source, [Q], out)
+    told = manifest_of(out)
+    read = {name: h for name, h in hashes(folder).items() if name != "notes.txt"}
+    assert told["source"] == {"ref": source.ref, "files": read}
+    assert told["output"]["files"] == output_hashes(out)
+    assert hashes(out).keys() == {WEIGHTS, CONFIG, "README.md", "s3lora.json"}
+
+
+def test_manifest_without_scores_says_so(make, out):
+    prune(open_adapter(make()), [Q], out)
+    told = manifest_of(out)
+    assert (told["method"], told["policy"]) == (None, None)
+    assert (told["scores"], told["skipped"]) == ({}, {})
+    assert (told["dropped"], told["zeroed"]) == ([Q], [])
+
+
+def test_manifest_holds_no_nan_where_the_adapter_does(make, out):
+    A, B = factors()
+    source = open_adapter(make({Q: (A * np.nan, B), V: factors(seed=1)}))
+    table = scan(source)
+    prune(source, [Q], out, table=table)
+    assert manifest_of(out)["skipped"] == {Q: "holds NaN or Inf"}
+
+
+# --- model card ----------------------------------------------------------------------------------
+
+FRONT = b"---\r\nbase_model: a/b  # two  spaces\ntags:\n- lora\n---\n"
+
+
+def with_card(folder: Path, card: bytes) -> Path:
+    write_adapter(folder)
+    (folder / "README.md").write_bytes(card)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        FRONT,
+        FRONT + b"# Mine\n\nText.\n\n\n",
+        FRONT + b"no newline at the end",
+        b"\xef\xbb\xbf" + FRONT + b"latin-1: caf\xe9, \xff\xfe\n",
+        b"no front matter\r\n",
+        b"",
+    ],
+    ids=["front only", "text", "no newline", "not utf-8", "no front", "empty"],
+)
+def test_the_card_is_kept_byte_for_byte_and_gets_a_section(make, out, card):
+    source = open_adapter(make(card, by=with_card))
+    table = scan(source)
+    prune(source, [Q], out, table=table, policy=TopK(1))
+    after = (out / "README.md").read_bytes()
+    kept = card.rstrip(b"\n")
+    assert after.startswith(kept + b"\n\n## Pruned with s3lora\n")
+    section = after[len(kept) :].decode()
+    assert "1 of 4 LoRA modules were taken out by `s3lora`" in section
+    assert "policy `top-k` (k = 1)" in section
+    assert f"- `{Q}`: left out\n" in section
+    assert "`minimal`" in section
+
+
+def test_the_section_tells_what_stays_with_b_zeroed_and_every_note(make, out):
+    source = open_adapter(make(config={"use_rslora": True}))
+    planned = plan(source, [Q], target="zero-fill")
+    prune(source, [Q], out, target="zero-fill")
+    text = (out / "README.md").read_text()
+    assert f"- `{Q}`: kept with B = 0\n" in text
+    assert f"Note: {planned.notes[0]}.\n" in text
+
+
+@pytest.mark.parametrize(
+    ("base", "front"),
+    [
+        ("example/base", '---\nbase_model: "example/base"\nlibrary_name: peft\n---\n'),
+        ('a: "b"\n#', '---\nbase_model: "a: \\"b\\"\\n#"\nlibrary_name: peft\n---\n'),
+        (None, "---\nlibrary_name: peft\n---\n"),
+    ],
+)
+def test_without_a_card_one_is_made_that_names_the_base(make, out, base, front):
+    source = make(config={"base_model_name_or_path": base})
+    prune(open_adapter(source), [Q], out)
+    assert (out / "README.md").read_text().startswith(front + "\n## Pruned with s3lora\n")
+
+
+def test_a_card_that_is_too_large_is_refused_and_nothing_is_written(make, out, monkeypatch):
+    monkeypatch.setattr("s3lora.manifest.MAX_CARD", 100)
+    source = open_adapter(make(b"x" * 101, by=with_card))
+    with pytest.raises(AdapterError, match="101 bytes"):
+        prune(source, [Q], out)
+    assert not out.exists()
+
+
+def test_a_pruned_adapter_can_be_pruned_again(make, out, tmp_path):
+    first = prune(open_adapter(make(FRONT + b"# Mine\n", by=with_card)), [Q], out)
+    again = tmp_path / "again"
+    second = prune(first, [V], again, target="zero-fill")
+    assert second.names == NAMES[1:]
+    assert not update(second, V).any()
+    card = (again / "README.md").read_bytes()
+    assert card.startswith(FRONT + b"# Mine\n")
+    assert card.count(b"## Pruned with s3lora") == 2
+    told = manifest_of(again)
+    assert told["source"]["files"] == output_hashes(out)
+    assert (told["dropped"], told["zeroed"]) == ([], [V])
+    assert [finding for finding in second.findings if finding.where == "s3lora.json"] == []
+
+
+# --- command line --------------------------------------------------------------------------------
+
+
+def run(*args: object) -> Any:
+    return CliRunner().invoke(cli, ["prune", *map(str, args)])
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(make, out, tmp_path):
+    source = make(config={"use_rslora": True})
+    result = run(source, "-o", out, "--modules", Q, "--target", "zero-fill", "--dry-run")
+    assert result.exit_code == 0
+    assert "Plan for the target zero-fill" in result.stdout
+    assert Q in result.stdout
+    assert "--fold-scale" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(make):
+    source = make(by=experts, alpha_pattern={"gate_up_proj": 3})
+    name = f"{EXPERTS}.down_proj[0]"
+    assert run(source, "--modules", name, "--fold-scale", "--dry-run").exit_code == 3
+
+
+def test_an_existing_out_needs_force(make, out, tmp_path):
+    source = make()
+    assert run(source, "-o", out, "--modules", Q).exit_code == 0
+    refused = run(source, "-o", out, "--modules", V)
+    assert refused.exit_code == 2
+    assert "--force" in refused.stderr
+    assert open_adapter(out).names == NAMES[1:]
+    assert run(source, "-o", out, "--modules", V, "--force").exit_code == 0
+    assert V not in open_adapter(out).names
+    assert Q not in open_adapter(tmp_path / "out.old").names
