@@ -15,11 +15,11 @@ ROOT = Path(s3lora.__file__).parent
 
 FLOORS = [
     {"_version", "errors", "linalg", "findings"},
-    {"adapter"},
-    {"scores"},
-    {"io", "methods"},
-    {"scan", "selection"},
-    {"manifest", "compare"},
+    {"adapter", "mas_svd", "parameters"},
+    {"alignment", "scores"},
+    {"io", "methods", "recover"},
+    {"scan", "selection", "edits", "extrapolate", "agreement"},
+    {"manifest", "compare", "targets", "verify"},
     {"prune"},
     {"report"},
     {"cli"},

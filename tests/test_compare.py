@@ -150,10 +150,13 @@ def test_a_module_that_cannot_be_judged_cannot_be_compared(save, config):
     assert only(compare(b, save([V]))).norm_a is None
 
 
+@pytest.mark.parametrize("factor", [0, 1])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_cannot_be_compared(save, bad):
+def test_numbers_that_are_not_finite_cannot_be_compared(save, bad, factor):
     A, B = factors()
-    spoilt = save({Q: (A, B * bad)})
+    pair = (A.copy(), B.copy())
+    pair[factor][1, 1] = bad
+    spoilt = save({Q: pair})
     row, itself = only(compare(save({Q: (A, B)}), spoilt)), only(compare(spoilt, spoilt))
     assert (row.status, row.norm_b, row.change) == ("not comparable", None, None)
     assert (itself.status, itself.norm_a) == ("not comparable", None)
@@ -170,6 +173,13 @@ def test_sizes_at_the_ends_of_the_range_are_right(save, left, right):
         assert row.norm_a == pytest.approx(norm)
         assert row.change == pytest.approx(1)
     assert row.change is None or np.isfinite(row.change)
+
+
+def test_a_norm_too_large_for_a_number_cannot_be_compared(save):
+    A, B = (factor.astype(np.float64) for factor in factors())
+    a, b = save({Q: (A * 1e200, B * 1e200)}, dtype="F64"), save({Q: (A, B)})
+    row = only(compare(a, b))
+    assert (row.status, row.norm_a, row.change) == ("not comparable", None, None)
 
 
 def test_a_change_too_large_for_a_number_is_none(save):

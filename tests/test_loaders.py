@@ -158,9 +158,11 @@ def carried_out(folder: Path, case: Case) -> Pruned:
         change_embedding(source)
     adapter = open_adapter(source)
     policy = TopK(case.gone) if isinstance(case.gone, int) else Named(case.gone)
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
     table = scan(adapter)
     gone = policy(table)
     prune(adapter, gone, folder / "out", table=table, policy=policy)
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
     original = load(case.base, source)
     full = logits(original)
     zero_b(original, gone)
@@ -302,11 +304,13 @@ def test_is_found_with_its_base_by_the_auto_class(cases, tmp_path, name):
     assert torch.equal(logits(model), pruned.expected)
 
 
-def test_is_swapped_in_for_the_original_while_it_runs(simple):
-    model = load(simple.base, simple.source)
+@pytest.mark.parametrize("name", ["llama", "rslora", "layers", "expression", "excluded", "gpt2"])
+def test_is_swapped_in_for_the_original_while_it_runs(cases, name):
+    pruned = cases(name)
+    model = load(pruned.base, pruned.source)
     with nothing_said():
-        hotswap_adapter(model, str(simple.out), "default", torch_device="cpu")
-    assert torch.equal(logits(model), simple.expected)
+        hotswap_adapter(model, str(pruned.out), "default", torch_device="cpu")
+    assert torch.equal(logits(model), pruned.expected)
 
 
 @pytest.mark.parametrize("target", ["fused-safe", "zero-fill"])

@@ -117,9 +117,10 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def test_what_is_dropped_is_gone_and_what_stays_is_named_in_full(make, out):
-    written = prune(open_adapter(make()), [Q], out)
-    assert written.names == NAMES[1:]
-    assert config_of(out)["target_modules"] == sorted(NAMES[1:])
+    modules = names_of("q_proj", "v_proj", layers=11)
+    written = prune(open_adapter(make(modules)), [Q], out)
+    assert set(written.names) == set(modules) - {Q}
+    assert config_of(out)["target_modules"] == sorted(written.names)
     assert not [key for key in written.tensors.infos if Q in key]
 
 
@@ -310,6 +311,14 @@ def test_stacks_of_experts_stay_when_the_linear_modules_go(make, out):
     assert not update(written, f"{EXPERTS}.down_proj[0]").any()
 
 
+def test_a_pattern_for_a_stack_is_not_dead(make, out):
+    patterns = {"experts.down_proj": 3, "q_proj": 4}
+    source = open_adapter(make(by=experts, alpha_pattern=patterns))
+    written = prune(source, [Q], out)
+    assert config_of(out)["alpha_pattern"] == {"experts.down_proj": 3}
+    assert written.slots[f"{EXPERTS}.down_proj[0]"].scaling == 1.5
+
+
 def test_a_of_an_expert_that_is_not_finite_is_zeroed_in_its_rows_only(make, out):
     source = open_adapter(make(by=experts, spoil=1))
     written = prune(source, [f"{EXPERTS}.gate_up_proj[1]"], out)
@@ -336,6 +345,7 @@ def test_separate_experts_stay_with_b_zeroed_unless_all_of_them_go(make):
     some = plan(source, [Q, *SEPARATE[:3]])
     assert some.edits == {Q: Drop()} | dict.fromkeys(SEPARATE[:3], Zero())
     assert some.notes == ("3 experts stay with B = 0: loaders that fuse experts want all or none",)
+    assert plan(source, [Q, *SEPARATE[:3]], target="zero-fill").notes == ()
     assert set(plan(source, SEPARATE).edits.values()) == {Drop()}
     assert plan(source, [Q]).notes == ()
 
@@ -607,6 +617,8 @@ def test_b_zeroed_is_refused_where_it_would_not_take_the_effect_out(make, out, c
     source = open_adapter(make(config=config))
     with pytest.raises(UnsupportedError, match=f"would not take the effect of {Q} out") as caught:
         prune(source, [Q], out, target=target)
+    why = "DoRA" if "use_dora" in config else "loading it changes the base weights too"
+    assert why in str(caught.value)
     assert "--target minimal" in caught.value.hint
     assert not out.exists()
     assert prune(source, [Q], out).names == NAMES[1:]
@@ -648,9 +660,12 @@ def test_a_failure_on_the_way_leaves_nothing(make, tmp_path, monkeypatch, stage,
 
     monkeypatch.setattr(prune_module, stage, fails)
     source = open_adapter(make())
+    here = tmp_path / "here"
+    here.mkdir()
     with pytest.raises(OutputError if error is OSError else error):
-        prune(source, [Q], tmp_path / "new" / "deep" / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+        prune(source, [Q], here / "new" / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "here"}
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [PermissionError, KeyboardInterrupt])
@@ -673,6 +688,28 @@ def test_a_failure_at_the_last_step_brings_the_old_folder_back(
     assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_an_out_that_appears_meanwhile_is_left_alone(make, out, tmp_path, monkeypatch, kind):
+    real = prune_module.write_manifest
+
+    def and_another(*args: Any) -> None:
+        real(*args)
+        if kind == "folder":
+            out.mkdir()
+        elif kind == "file":
+            out.write_text("")
+        else:
+            out.symlink_to(tmp_path)
+
+    monkeypatch.setattr(prune_module, "write_manifest", and_another)
+    with pytest.raises(OutputError):
+        prune(open_adapter(make()), [Q], out, force=kind != "folder")
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}
+    assert out.is_symlink() == (kind == "link")
+    assert out.is_file() == (kind == "file")
+    assert out.is_symlink() or out.is_file() or list(out.iterdir()) == []
+
+
 def test_a_result_that_is_not_the_plan_is_not_kept(make, out, monkeypatch):
     def writes_all(adapter: Adapter, edits: Any, folder: Path, *, fold_scale: bool) -> None:
         write_adapter(folder)
@@ -685,6 +722,32 @@ def test_a_result_that_is_not_the_plan_is_not_kept(make, out, monkeypatch):
         prune(source, [Q], out, target="zero-fill")
     assert not out.exists()
     assert leftovers(out.parent) == []
+
+
+def test_a_result_that_its_own_config_does_not_target_is_not_kept(make, out, monkeypatch):
+    def forgets(adapter: Adapter, edits: Any, folder: Path, *, fold_scale: bool) -> None:
+        write_adapter(folder, NAMES[1:], {"target_modules": list(NAMES[1:3])})
+
+    monkeypatch.setattr(prune_module, "write_adapter", forgets)
+    with pytest.raises(OutputError, match=f"not what was planned: {NAMES[3]}"):
+        prune(open_adapter(make(NAMES[1:])), [], out, fold_scale=True)
+
+
+def test_a_file_that_others_read_differently_is_not_kept(make, out, monkeypatch):
+    class Other:
+        def __init__(self, path: Path, framework: str) -> None:
+            assert path.name == WEIGHTS
+
+        def __enter__(self) -> dict[str, None]:
+            return {f"{PREFIX}{V}.lora_A.weight": None}
+
+        def __exit__(self, *args: object) -> None:
+            pass
+
+    monkeypatch.setattr("s3lora.verify.safe_open", Other)
+    with pytest.raises(OutputError, match="not what was planned"):
+        prune(open_adapter(make()), [Q], out)
+    assert not out.exists()
 
 
 def test_bytes_that_changed_on_the_way_are_noticed(make, out, monkeypatch):
@@ -720,15 +783,14 @@ def test_an_existing_out_is_refused_and_left_alone(make, out, tmp_path, kind):
 
 def test_force_moves_the_old_folder_aside_under_a_free_name(make, out, tmp_path):
     source = open_adapter(make())
-    (tmp_path / "out.old.1").write_text("mine")
+    (tmp_path / "out.old.2").write_text("mine")
     written = []
-    for name in (Q, V, NAMES[2]):
+    for name in NAMES:
         prune(source, [name], out, force=True)
         written.append(hashes(out))
-    assert hashes(out) == written[2]
-    assert hashes(tmp_path / "out.old") == written[0]
-    assert hashes(tmp_path / "out.old.2") == written[1]
-    assert (tmp_path / "out.old.1").read_text() == "mine"
+    places = ("out.old", "out.old.1", "out.old.3", "out")
+    assert [hashes(tmp_path / place) for place in places] == written
+    assert (tmp_path / "out.old.2").read_text() == "mine"
     assert leftovers(tmp_path) == []
 
 
@@ -774,12 +836,14 @@ def test_a_parent_that_may_not_be_written_is_an_error_of_ours(make, tmp_path):
         prune(open_adapter(make()), [Q], parent / "out")
 
 
-@pytest.mark.parametrize("name", ["", ".", ".."])
-def test_a_path_without_a_name_is_refused(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError), new_folder(Path(name)):
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("name", ["", ".", "..", "inner/.."])
+def test_a_path_without_a_name_is_refused(tmp_path, monkeypatch, name, replace):
+    (tmp_path / "inner" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "inner")
+    with pytest.raises(OutputError), new_folder(Path(name), replace=replace):
         pytest.fail("the block must not run")
-    assert list(tmp_path.iterdir()) == []
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["inner", "inner/inner"]
 
 
 def test_missing_parents_are_made(make, tmp_path):
@@ -902,6 +966,16 @@ def test_manifest_holds_no_nan_where_the_adapter_does(make, out):
     assert manifest_of(out)["skipped"] == {Q: "holds NaN or Inf"}
 
 
+def test_a_parameter_that_is_no_number_is_never_written(make, out):
+    class Odd:
+        name = "odd"
+        params = {"limit": float("nan")}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        prune(open_adapter(make()), [Q], out, policy=Odd())
+    assert not out.exists()
+
+
 # --- model card ----------------------------------------------------------------------------------
 
 FRONT = b"---\r\nbase_model: a/b  # two  spaces\ntags:\n- lora\n---\n"
@@ -933,7 +1007,7 @@ def test_the_card_is_kept_byte_for_byte_and_gets_a_section(make, out, card):
     kept = card.rstrip(b"\n")
     assert after.startswith(kept + b"\n\n## Pruned with s3lora\n")
     section = after[len(kept) :].decode()
-    assert "1 of 4 LoRA modules were taken out by `s3lora`" in section
+    assert "1 of 4 LoRA modules were chosen by `s3lora`" in section
     assert "policy `top-k` (k = 1)" in section
     assert f"- `{Q}`: left out\n" in section
     assert "`minimal`" in section

@@ -663,14 +663,19 @@ def test_name_of_another_module_is_an_error(tmp_path):
 def bytes_read(monkeypatch):
     """How many bytes were read of weights, by offset."""
     taken: dict[int, int] = {}
-    real = os.pread
 
     def counted(fd: int, length: int, offset: int) -> bytes:
-        data = real(fd, length, offset)
+        data = pread(fd, length, offset)
         taken[offset] = len(data)
         return data
 
+    def counted_into(fd: int, buffers: Any, offset: int) -> int:
+        taken[offset] = preadv(fd, buffers, offset)
+        return taken[offset]
+
+    pread, preadv = os.pread, os.preadv
     monkeypatch.setattr(os, "pread", counted)
+    monkeypatch.setattr(os, "preadv", counted_into)
     return taken
 
 

@@ -23,6 +23,7 @@ ModuleName = NewType("ModuleName", str)
 """The full path of a weight matrix in the base model: the only identity a module has."""
 
 Kind = Literal["linear", "embedding", "convolution", "expert"]
+Variant = Literal["dora", "pissa", "olora"]
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -53,6 +54,16 @@ class LoraModule:
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """The weight matrices that a module's update stands beside; what is not at hand is None."""
+
+    base: Array | None = None
+    """Of the model before alignment, shape (m, n)."""
+    aligned: Array | None = None
+    """Of the aligned model, shape (m, n)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """Where one module is in the file, and what is known of it without reading its numbers."""
 
@@ -74,6 +85,10 @@ class Slot:
     """For experts: the stacked parameter that this module is a slice of, as the config names it."""
     unscored: str = ""
     """Why the update cannot be judged from the file; empty if it can."""
+    variant: Variant | None = None
+    """With base weights at hand: how the true update comes of them; None for s·B·A itself."""
+    transposed: bool = False
+    """Whether the model stores the weight as (n, m), as GPT-2 does."""
 
     @property
     def parameters(self) -> int:
@@ -154,11 +169,16 @@ class Adapter:
             raise UnsupportedError(
                 f"{name}: {slot.unscored}", hint="such a module can be taken out by name, not read"
             )
+        return self.stored(ModuleName(name))
+
+    def stored(self, name: ModuleName) -> LoraModule:
+        """The two factors as the file holds them, whether or not they alone make the update."""
+        slot = self.slots[name]
         A, B = (self.tensors.read(key) for key in slot.keys[:2])
         A, B = arranged(slot, A, B)
         with np.errstate(invalid="ignore"):  # a signalling NaN is a finding, not a warning
             return LoraModule(
-                ModuleName(name),
+                name,
                 np.ascontiguousarray(A, np.float64),
                 np.ascontiguousarray(B, np.float64),
                 slot.scaling,
@@ -179,7 +199,21 @@ class Zero:
     name: ClassVar[str] = "zero"
 
 
-Edit = Drop | Zero
+@dataclass(frozen=True, slots=True, eq=False)
+class Replace:
+    """The module's factors are replaced; its scaling s stays, so that the update is s·B·A."""
+
+    A: Array
+    """Shape (r', n)."""
+    B: Array
+    """Shape (m, r')."""
+    error: float = 0.0
+    """‖wanted − written‖_F/‖wanted‖_F, where the edit could not be exact at its rank."""
+
+    name: ClassVar[str] = "replace"
+
+
+Edit = Drop | Zero | Replace
 """What is done to one module."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3lora._version import __version__
-from s3lora.adapter import Adapter, Drop
+from s3lora.adapter import Adapter, Drop, Edit, Replace, Zero
 from s3lora.errors import AdapterError
 from s3lora.io.safetensors import CHUNK, open_regular
 from s3lora.io.sources import CARD, CONFIG, MANIFEST, WEIGHTS
@@ -47,7 +47,13 @@ def write_manifest(
         "target": plan.target,
         "fold_scale": plan.fold_scale,
         "dropped": dropped,
-        "zeroed": [name for name in plan.edits if name not in dropped],
+        "edit": {"name": plan.edit, "params": dict(plan.edit_params)},
+        "zeroed": [name for name, edit in plan.edits.items() if isinstance(edit, Zero)],
+        "replaced": {
+            name: {"rank": len(edit.A), "error": edit.error}
+            for name, edit in plan.edits.items()
+            if isinstance(edit, Replace)
+        },
         "notes": list(plan.notes),
         "scores": {score.module: score.value for score in table.scores} if table else {},
         "skipped": {row.module: row.reason for row in table.skipped} if table else {},
@@ -106,14 +112,15 @@ def _section(adapter: Adapter, plan: Plan, table: ScoreTable | None, policy: Pol
     """The section of the card: in words what the manifest says in full."""
     count = f"{len(plan.chosen)} of {len(adapter.slots)} LoRA modules"
     how = _how(table, policy)
-    verbs = {"drop": "left out", "zero": "kept with B = 0"}
-    rows = [f"- `{name}`: {verbs[edit.name]}" for name, edit in plan.edits.items()]
+    rows = [f"- `{name}`: {_what(edit)}" for name, edit in plan.edits.items()]
+    taken = plan.edit in ("drop", "zero")
+    done = "taken out" if taken else f"edited by `{plan.edit}` ({_shown(plan.edit_params)})"
     notes = [f"\nNote: {note}." for note in plan.notes]
     return "\n".join(
         [
             "## Pruned with s3lora",
             "",
-            f"{count} were taken out{how}, for the target `{plan.target}`"
+            f"{count} were chosen{how} and {done}, for the target `{plan.target}`"
             + (", with scales folded." if plan.fold_scale else "."),
             "A score is a reason to look at a module, no proof of harm; whether this made the "
             "model safer has to be measured.",
@@ -125,6 +132,14 @@ def _section(adapter: Adapter, plan: Plan, table: ScoreTable | None, policy: Pol
             "",
         ]
     )
+
+
+def _what(edit: Edit) -> str:
+    """What became of a module, for people."""
+    if not isinstance(edit, Replace):
+        return "left out" if isinstance(edit, Drop) else "kept with B = 0"
+    off = f", {edit.error:.2%} off" if edit.error else ""
+    return f"given other factors of rank {len(edit.A)}{off}"
 
 
 def _how(table: ScoreTable | None, policy: Policy | None) -> str:

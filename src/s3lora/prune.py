@@ -3,51 +3,38 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from safetensors import safe_open
+from threadpoolctl import threadpool_limits
 
-from s3lora.adapter import Adapter, Drop, Edit, ModuleName, Zero, natural_key
+from s3lora.adapter import (
+    Adapter,
+    Drop,
+    Edit,
+    LoraModule,
+    ModuleName,
+    Replace,
+    Weights,
+    Zero,
+    natural_key,
+)
+from s3lora.edits import Editor
 from s3lora.errors import AdapterError, OutputError, ParameterError, UnsupportedError
 from s3lora.io import open_adapter
 from s3lora.io.atomic import new_folder
-from s3lora.io.peft import PREFIX
+from s3lora.io.checkpoint import Checkpoint
 from s3lora.io.peft_config import validated
 from s3lora.io.peft_writer import edited_config, folded_config, write_adapter
 from s3lora.io.safetensors import TensorFile
 from s3lora.manifest import write_card, write_manifest
 from s3lora.scores import ScoreTable
 from s3lora.selection import Policy
-
-TARGETS: dict[str, str] = {
-    "minimal": "PEFT, vLLM, llama.cpp: the modules are gone, the config names what stays",
-    "fused-safe": "SGLang: as minimal, but q/k/v and gate/up stay complete, with B = 0",
-    "zero-fill": "LoRAX, TGI: every module stays, the pruned ones with B = 0",
-}
-
-BROKEN = frozenset(
-    (
-        "untargeted-module",
-        "incomplete-module",
-        "broken-tensor",
-        "shape-mismatch",
-        "ambiguous-module",
-    )
-)
-"""Findings about a module that keep it from being written on."""
-
-FUSED: tuple[tuple[tuple[str, ...], ...], ...] = (
-    ((), ("q_proj", "v_proj"), ("q_proj", "k_proj", "v_proj")),
-    ((), ("gate_proj",), ("gate_proj", "up_proj")),
-)
-"""For each group of projections that SGLang fuses, the subsets that it loads, smallest first."""
-
-ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
-"""In the name of a module that is one of several experts and has factors of its own."""
+from s3lora.targets import TARGETS, notes_for, taken_out
+from s3lora.verify import BROKEN, check
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +44,12 @@ class Plan:
     chosen: tuple[ModuleName, ...]
     """The modules to take out, in natural order."""
     edits: Mapping[ModuleName, Edit]
-    """How: dropped, or kept with B = 0."""
+    """How: dropped, kept with B = 0, or given other factors. A chosen module that an edit left
+    as it is has none."""
+    edit: str
+    """What was asked for: drop, zero, or an editor's name."""
+    edit_params: Mapping[str, Any]
+    """The editor's parameters."""
     target: str
     """Whom the result is written for: a key of `TARGETS`."""
     fold_scale: bool
@@ -70,20 +62,27 @@ def plan(
     adapter: Adapter,
     chosen: Collection[str],
     *,
+    edit: Editor | Literal["drop", "zero"] = "drop",
+    base: Checkpoint | None = None,
+    aligned: Checkpoint | None = None,
     target: str = "minimal",
     fold_scale: bool = False,
 ) -> Plan:
-    """Decide how each chosen module leaves the adapter.
+    """Decide what becomes of each chosen module.
 
     Args:
         adapter: From `open_adapter`.
         chosen: Names of modules, as a policy returns them.
+        edit: `drop` takes them out, `zero` keeps them with B = 0; an editor of `s3lora.edits`
+            gives them other factors.
+        base: Weights of the base model, for an editor that needs them.
+        aligned: Weights of the aligned model, likewise.
         target: Whom the result is written for: `minimal`, `fused-safe` or `zero-fill`.
         fold_scale: Write one scale and one rank that every loader reads alike.
 
     Raises:
-        ParameterError: if a name or the target is unknown, no module would stay, or the names
-            that stay cannot be told from one that leaves.
+        ParameterError: if a name or the target is unknown, no module would stay, the names that
+            stay cannot be told from one that leaves, or an editor lacks the weights it needs.
         AdapterError: if a module that stays is broken, or not targeted by the config.
         UnsupportedError: if B = 0 would not take a chosen module's effect out, a stack of
             experts would have to be dropped, or scales are to be folded that cannot be.
@@ -93,21 +92,73 @@ def plan(
     names = {ModuleName(name) for name in chosen}
     for name in sorted(names - adapter.slots.keys()):
         raise ParameterError(f"the adapter has no module {name!r}", hint="names are full paths")
-    if names == adapter.slots.keys():
+    if names == adapter.slots.keys() and edit == "drop":
         raise ParameterError(
             "no module would stay: an empty adapter cannot be loaded",
             hint="use the base model without an adapter",
         )
     _refuse_broken(adapter, names)
-    obstacles = _obstacles(adapter)
-    edits = _edits(adapter, names, target, obstacles)
-    _refuse_impossible(adapter, edits, obstacles)
+    if isinstance(edit, str):
+        obstacles = _obstacles(adapter)
+        edits = taken_out(adapter, names, "zero-fill" if edit == "zero" else target, obstacles)
+        _refuse_impossible(adapter, edits, obstacles)
+    else:
+        edits = _replaced(adapter, names, edit, {"base": base, "aligned": aligned})
     config = edited_config(adapter, edits)
     if fold_scale:
         folded_config(adapter, edits, config)
     ordered = {name: edits[name] for name in sorted(edits, key=natural_key)}
-    notes = tuple(_notes(adapter, ordered, target, fold_scale=fold_scale))
-    return Plan(tuple(ordered), ordered, target, fold_scale, notes)
+    return Plan(
+        chosen=tuple(sorted(names, key=natural_key)),
+        edits=ordered,
+        edit=edit if isinstance(edit, str) else edit.name,
+        edit_params={} if isinstance(edit, str) else edit.params,
+        target=target,
+        fold_scale=fold_scale,
+        notes=tuple(notes_for(adapter, ordered, target, fold_scale=fold_scale)),
+    )
+
+
+def _replaced(
+    adapter: Adapter,
+    names: set[ModuleName],
+    editor: Editor,
+    given: Mapping[str, Checkpoint | None],
+) -> dict[ModuleName, Edit]:
+    """What the editor makes of each module; one that it leaves as it is has no edit."""
+    sources = {role: checkpoint for role, checkpoint in given.items() if checkpoint}
+    missing = sorted(editor.needs - sources.keys())
+    if missing:
+        raise ParameterError(
+            f"the edit {editor.name} needs the {' and the '.join(missing)} weights",
+            hint="give " + " and ".join(f"--{role} DIR" for role in missing),
+        )
+    for role in editor.needs:
+        sources[role].check(adapter, role)
+    edits: dict[ModuleName, Edit] = {}
+    with threadpool_limits(limits=1, user_api="blas"):
+        for name in names:
+            slot = adapter.slots[name]
+            if slot.kind == "expert":
+                raise UnsupportedError(
+                    f"{name} is one of a stack of experts, which can only be zeroed",
+                    hint="use --edit drop or zero, or choose other modules",
+                )
+            module = adapter.read(name)
+            if not (np.isfinite(module.A).all() and np.isfinite(module.B).all()):
+                raise UnsupportedError(
+                    f"{name} holds NaN or Inf, so it can only be taken out",
+                    hint="use --edit drop, or choose other modules",
+                )
+            weights = Weights(**{role: sources[role].matrix(name, slot) for role in editor.needs})
+            made = editor(module, weights)
+            if not _same(made, module):
+                edits[name] = made
+    return edits
+
+
+def _same(edit: Replace, module: LoraModule) -> bool:
+    return np.array_equal(edit.A, module.A) and np.array_equal(edit.B, module.B)
 
 
 def _refuse_broken(adapter: Adapter, chosen: set[ModuleName]) -> None:
@@ -129,36 +180,6 @@ def _obstacles(adapter: Adapter) -> dict[ModuleName, str]:
     return {name: slot.unscored for name, slot in adapter.slots.items() if slot.unscored}
 
 
-def _edits(
-    adapter: Adapter, chosen: set[ModuleName], target: str, obstacles: Collection[ModuleName]
-) -> dict[ModuleName, Edit]:
-    filled = chosen if target == "zero-fill" else set()
-    if target == "fused-safe":
-        filled = _fused_gaps(adapter.slots, chosen) & chosen
-    stacked = {name for name in chosen if adapter.slots[name].kind == "expert"}
-    filled = filled | stacked | (_some_experts(adapter.slots, chosen) - set(obstacles))
-    return {name: Zero() if name in filled else Drop() for name in chosen}
-
-
-def _some_experts(present: Collection[ModuleName], gone: Collection[ModuleName]) -> set[ModuleName]:
-    """The experts that go while others stay: vLLM and transformers 5 fuse them, all or none."""
-    experts = {name for name in present if ONE_EXPERT.search(name)}
-    leaving = experts.intersection(gone)
-    return leaving if leaving < experts else set()
-
-
-def _fused_gaps(present: Collection[ModuleName], gone: Collection[ModuleName]) -> set[ModuleName]:
-    """The modules that SGLang would miss in the fused groups if only those not gone stayed."""
-    gaps = set()
-    for owner in {name.rpartition(".")[0] for name in present}:
-        for subsets in FUSED:
-            members = {leaf: ModuleName(f"{owner}.{leaf}") for leaf in subsets[-1]}
-            stay = {leaf for leaf, name in members.items() if name in present and name not in gone}
-            wanted = next(subset for subset in subsets if stay <= set(subset))
-            gaps |= {members[leaf] for leaf in wanted if leaf not in stay}
-    return gaps
-
-
 def _refuse_impossible(
     adapter: Adapter, edits: Mapping[ModuleName, Edit], obstacles: Mapping[ModuleName, str]
 ) -> None:
@@ -176,40 +197,6 @@ def _refuse_impossible(
                 f"{name} cannot be dropped: PEFT would still look for this stack of experts",
                 hint="train or save the adapter again",
             )
-
-
-def _notes(
-    adapter: Adapter, edits: Mapping[ModuleName, Edit], target: str, *, fold_scale: bool
-) -> Iterable[str]:
-    config = adapter.config
-    scaled = [f for f in ("use_rslora", "rank_pattern", "alpha_pattern") if config.get(f)]
-    if scaled and target != "minimal" and not fold_scale:
-        yield (
-            f"{target} is for servers that ignore {', '.join(scaled)}: they will apply another "
-            "scale than PEFT does; add --fold-scale"
-        )
-    if target == "fused-safe":
-        gone = {name for name, edit in edits.items() if isinstance(edit, Drop)}
-        for name in sorted(_fused_gaps(adapter.slots, gone), key=natural_key):
-            yield f"SGLang will not load it: {name} is missing beside the others of its group"
-    for name in _unwrapped_weights(adapter, edits):
-        yield (
-            f"it sets {name}.weight of the base model, which vLLM and llama.cpp refuse: "
-            "--target zero-fill leaves it in place"
-        )
-    experts = [n for n in edits if adapter.slots[n].kind == "expert" or ONE_EXPERT.search(n)]
-    zeroed = sum(isinstance(edits[name], Zero) for name in experts)
-    if zeroed and target != "zero-fill":
-        yield f"{zeroed} experts stay with B = 0: loaders that fuse experts want all or none"
-    if experts and not zeroed and _some_experts(adapter.slots, edits):
-        yield "vLLM and PEFT with transformers 5 will not load it: they want all experts or none"
-
-
-def _unwrapped_weights(adapter: Adapter, edits: Mapping[ModuleName, Edit]) -> list[ModuleName]:
-    """The modules that are dropped while the base weights they came with, an embedding's, stay."""
-    infos = adapter.tensors.infos if isinstance(adapter.tensors, TensorFile) else {}
-    dropped = (name for name, edit in edits.items() if isinstance(edit, Drop))
-    return [name for name in dropped if f"{PREFIX}{name}.base_layer.weight" in infos]
 
 
 def apply(
@@ -242,7 +229,7 @@ def apply(
         raise OutputError(f"{folder} holds the source", hint="give a folder elsewhere")
     with new_folder(folder, replace=force) as partial:
         write_adapter(adapter, plan.edits, partial, fold_scale=plan.fold_scale)
-        _check(adapter, plan, open_adapter(partial))
+        check(adapter, plan.edits, open_adapter(partial), exact=not plan.fold_scale)
         write_card(adapter, plan, partial, table, policy)
         write_manifest(adapter, plan, partial, table, policy)
     return open_adapter(folder)
@@ -258,51 +245,29 @@ def _source_folders(adapter: Adapter) -> set[Path]:
     return {folder for source in sources for folder in (source, *source.parents)}
 
 
-def _check(adapter: Adapter, plan: Plan, written: Adapter) -> None:
-    """What was written holds what was planned: names, bytes, and a file others can read."""
-    dropped = {name for name, edit in plan.edits.items() if isinstance(edit, Drop)}
-    wrong: set[str] = set(written.slots.keys() ^ (adapter.slots.keys() - dropped))
-    wrong |= {finding.where for finding in written.findings if finding.rule in BROKEN}
-    wrong |= {name for name in plan.edits.keys() - dropped - wrong if not _silent(written, name)}
-    before, after = adapter.tensors, written.tensors
-    if isinstance(before, TensorFile) and isinstance(after, TensorFile) and not plan.fold_scale:
-        untouched = [slot for name, slot in adapter.slots.items() if name not in plan.edits]
-        keys = {key for slot in untouched for key in slot.keys if slot.kind != "expert"}
-        wrong |= {k for k in keys if b"".join(before.chunks(k)) != b"".join(after.chunks(k))}
-    if isinstance(after, TensorFile):
-        with safe_open(after.path, framework="np") as reference:
-            wrong |= set(reference.keys()) ^ after.infos.keys()
-    if wrong:
-        raise OutputError(
-            f"what was written is not what was planned: {sorted(wrong)[0]}",
-            hint="nothing was kept of it; please report this",
-        )
-
-
-def _silent(adapter: Adapter, name: ModuleName) -> bool:
-    """Whether a module's update is zero: one factor is, and the other is finite."""
-    module = adapter.read(name)
-    zero = not (module.A.any() and module.B.any())
-    return zero and bool(np.isfinite(module.A).all() and np.isfinite(module.B).all())
-
-
 def prune(
     adapter: Adapter,
     chosen: Collection[str],
     out: str | os.PathLike[str],
     *,
+    edit: Editor | Literal["drop", "zero"] = "drop",
+    base: Checkpoint | None = None,
+    aligned: Checkpoint | None = None,
     target: str = "minimal",
     fold_scale: bool = False,
     table: ScoreTable | None = None,
     policy: Policy | None = None,
     force: bool = False,
 ) -> Adapter:
-    """Take modules out of an adapter: `plan` and `apply` in one; see there.
+    """Take modules out of an adapter, or edit them: `plan` and `apply` in one; see there.
 
     Args:
         adapter: From `open_adapter`; it is not changed.
         chosen: Names of modules, as a policy returns them.
         out: A folder that does not exist yet.
+        edit: `drop`, `zero`, or an editor of `s3lora.edits`.
+        base: Weights of the base model, for an editor that needs them.
+        aligned: Weights of the aligned model, likewise.
         target: Whom the result is written for: `minimal`, `fused-safe` or `zero-fill`.
         fold_scale: Write one scale and one rank that every loader reads alike.
         table: The scores that led to the choice, for the manifest.
@@ -312,5 +277,13 @@ def prune(
     Returns:
         The adapter that was written, opened.
     """
-    planned = plan(adapter, chosen, target=target, fold_scale=fold_scale)
+    planned = plan(
+        adapter,
+        chosen,
+        edit=edit,
+        base=base,
+        aligned=aligned,
+        target=target,
+        fold_scale=fold_scale,
+    )
     return apply(adapter, planned, out, table=table, policy=policy, force=force)

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from s3lora.adapter import Adapter, LoraModule, ModuleName
-from s3lora.errors import UnsupportedError
+from s3lora.adapter import Adapter, LoraModule, ModuleName, Weights
+from s3lora.errors import ParameterError
 from s3lora.findings import Finding
+from s3lora.io.checkpoint import Checkpoint
 from s3lora.methods import Method, TableMethod, make_method, params_of
+from s3lora.recover import true_update
 from s3lora.scores import Score, ScoreTable, Skipped
+
+Sources = Mapping[str, Checkpoint]
+"""Checkpoints by role, "base" and "aligned"."""
 
 Track = Callable[[Iterable[ModuleName]], Iterable[ModuleName]]
 
 
-def scan(adapter: Adapter, method: str | Method = "s3lora", *, track: Track = iter) -> ScoreTable:
+def scan(
+    adapter: Adapter,
+    method: str | Method = "s3lora",
+    *,
+    base: Checkpoint | None = None,
+    aligned: Checkpoint | None = None,
+    track: Track = iter,
+) -> ScoreTable:
     """Score every module of an adapter with one method.
 
     Args:
         adapter: From `open_adapter`.
         method: A method, or the name of one with its default parameters.
+        base: The weights of the model before alignment, or, for the true update of DoRA, PiSSA
+            and OLoRA modules, of the model that the adapter was trained on.
+        aligned: The weights of the aligned model.
         track: Wraps the iteration over the module names, for a progress bar.
 
     Returns:
@@ -29,15 +44,18 @@ def scan(adapter: Adapter, method: str | Method = "s3lora", *, track: Track = it
         never a score; so is an adapter whose every update is zero.
 
     Raises:
-        ParameterError: if there is no method of that name.
+        ParameterError: if there is no method of that name, it needs weights that are not given,
+            or the weights are not those of the adapter's model.
+        UnsupportedError: if a method that compares modules cannot tell them apart.
 
     Cost
         One module is in memory at a time. BLAS is held to one thread meanwhile: on matrices this
         small several threads cost more than they give.
     """
     chosen = make_method(method) if isinstance(method, str) else method
+    sources = _sources(adapter, chosen, base, aligned)
     with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"):
-        rows = [_row(adapter, name, chosen) for name in track(adapter.names)]
+        rows = [_row(adapter, name, chosen, sources) for name in track(adapter.names)]
     scores = tuple(row for row in rows if isinstance(row, Score))
     if scores and isinstance(chosen, TableMethod):
         scores = chosen.conclude(scores)
@@ -57,19 +75,44 @@ OVERFLOWS = "the update or its score is not finite"
 ZERO = "zero update"
 
 
-def _row(adapter: Adapter, name: ModuleName, method: Method) -> Score | Skipped:
+def _sources(
+    adapter: Adapter, method: Method, base: Checkpoint | None, aligned: Checkpoint | None
+) -> Sources:
+    """The checkpoints by role, held against the adapter's names and shapes."""
+    given = {"base": base, "aligned": aligned}
+    sources = {role: checkpoint for role, checkpoint in given.items() if checkpoint}
+    missing = sorted(method.needs - sources.keys())
+    if missing:
+        raise ParameterError(
+            f"the method {method.name} needs the {' and the '.join(missing)} weights",
+            hint="give " + " and ".join(f"--{role} DIR" for role in missing),
+        )
+    for role, checkpoint in sources.items():
+        checkpoint.check(adapter, role)
+    return sources
+
+
+def _row(adapter: Adapter, name: ModuleName, method: Method, sources: Sources) -> Score | Skipped:
     """One module's score, or why it has none: what is common to all methods is handled here."""
+    slot = adapter.slots[name]
+    recovered = slot.unscored and slot.variant and "base" in sources
+    if slot.unscored and not recovered:
+        return Skipped(name, slot.unscored)
+    wanted = method.needs | ({"base"} if recovered else frozenset())
+    weights = Weights(**{role: sources[role].matrix(name, slot) for role in wanted})
     try:
-        module = adapter.read(name)
-    except UnsupportedError:
-        return Skipped(name, adapter.slots[name].unscored)
-    reason = _unfit(module)
-    if reason:
-        return Skipped(name, reason, judged=reason == ZERO)
-    try:
-        score = method.score(module)
+        if recovered and weights.base is not None:
+            module = true_update(adapter, name, weights.base)
+        else:
+            module = adapter.read(name)
+        reason = _unfit(module)
+        if reason:
+            return Skipped(name, reason, judged=reason == ZERO)
+        score = method.score(module, weights)
     except np.linalg.LinAlgError as error:
         return Skipped(name, f"the decomposition failed: {error}")
+    if isinstance(score, Skipped):
+        return score
     if not np.isfinite([score.value, *score.parts.values()]).all():
         return Skipped(name, OVERFLOWS)
     return score

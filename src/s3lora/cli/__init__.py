@@ -10,8 +10,10 @@ import click
 from s3lora._version import __version__
 from s3lora.cli.compare import compare
 from s3lora.cli.demo import demo
+from s3lora.cli.extrapolate import extrapolate
 from s3lora.cli.methods import methods
 from s3lora.cli.prune import prune
+from s3lora.cli.rank import rank
 from s3lora.cli.scan import scan
 from s3lora.errors import S3LoraError
 
@@ -45,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (scan, prune, compare, methods, demo):
+for command in (scan, prune, rank, compare, extrapolate, methods, demo):
     cli.add_command(command)
 
 

@@ -15,9 +15,11 @@ from s3lora.methods import make_method, method_class, method_names
 def methods(name: str | None) -> None:
     """List the methods, or describe the one called NAME."""
     if name is None:
-        for known in method_names():
+        names = method_names()
+        width = max(map(len, names)) + 2
+        for known in names:
             summary = (inspect.getdoc(method_class(known)) or "").partition("\n")[0]
-            click.echo(f"{known:<14}{summary}")
+            click.echo(f"{known:<{width}}{summary}")
         return
     method = make_method(name)
     click.echo(f"{name}: the {method.unsafe} scores are the ones to look at\n")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
+import numpy as np
 
+from s3lora.adapter import Adapter
+from s3lora.edits import Editor, make_editor
 from s3lora.errors import ParameterError
 from s3lora.findings import SEVERITIES
+from s3lora.io import open_adapter
+from s3lora.io.checkpoint import Checkpoint
 from s3lora.methods import Method, make_method
+from s3lora.scan import scan
 from s3lora.scores import ScoreTable
 from s3lora.selection import (
     ByLayer,
@@ -52,6 +58,21 @@ METHOD: Callable[[Any], Any] = _together(
     ),
 )
 
+WEIGHTS: Callable[[Any], Any] = _together(
+    click.option(
+        "--base",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Checkpoint folder of the base model, in safetensors.",
+    ),
+    click.option(
+        "--aligned",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Checkpoint folder of the aligned model.",
+    ),
+)
+
 CHOOSING: Callable[[Any], Any] = _together(
     click.option("--top-k", type=int, metavar="K", help="Choose exactly K modules."),
     click.option("--fraction", type=float, metavar="F", help="Choose this share, rounded up."),
@@ -74,6 +95,33 @@ CHOOSING: Callable[[Any], Any] = _together(
         default="module",
         show_default=True,
         help="Choose modules, or whole layers by the mean of their modules' scores.",
+    ),
+)
+
+EDITS = ("drop", "zero", "project", "flatten", "truncate", "merge")
+
+EDITING: Callable[[Any], Any] = _together(
+    click.option(
+        "--edit",
+        type=click.Choice(EDITS),
+        default="drop",
+        show_default=True,
+        help="What becomes of the chosen modules: docs/edits.md.",
+    ),
+    click.option(
+        "-e",
+        "--edit-param",
+        "edit_params",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A parameter of the edit; may be repeated.",
+    ),
+    click.option(
+        "--with",
+        "safe",
+        type=click.Path(),
+        metavar="SAFE",
+        help="merge: the adapter to merge with.",
     ),
 )
 
@@ -105,15 +153,45 @@ OUTPUT: Callable[[Any], Any] = _together(
 )
 
 
+def checkpoint_from(folder: Path | None) -> Checkpoint | None:
+    """The checkpoint that --base or --aligned names."""
+    return None if folder is None else Checkpoint(folder)
+
+
+def editor_from(
+    name: str, params: tuple[str, ...], safe: str | None, adapter: Adapter
+) -> Editor | Literal["drop", "zero"]:
+    """The edit that --edit, -e and --with ask for."""
+    values: dict[str, Any] = dict(values_of("-e", params))
+    if (name == "merge") != (safe is not None):
+        raise ParameterError("--edit merge and --with SAFE belong together", hint="give both")
+    if name == "drop" or name == "zero":
+        if values:
+            raise ParameterError(f"--edit {name} has no parameters", hint="leave -e out")
+        return "drop" if name == "drop" else "zero"
+    if safe is not None:
+        values["safe"] = open_adapter(safe)
+    if name == "flatten" and "level" not in values:
+        keep = values.get("keep", 5)
+        scores = scan(adapter, make_method("s3lora", {"keep": keep})).scores
+        values["level"] = median([score.parts["ssi"] for score in scores])
+    return make_editor(name, values)
+
+
 def method_from(name: str, params: tuple[str, ...]) -> Method:
     """The method that -m and -p ask for."""
+    return make_method(name, values_of("-p", params))
+
+
+def values_of(flag: str, params: Iterable[str]) -> dict[str, str]:
+    """The values of a repeated NAME=VALUE option."""
     values = {}
     for param in params:
         key, mark, value = param.partition("=")
         if not mark:
-            raise ParameterError(f"-p {param!r} is no NAME=VALUE", hint="for example -p keep=5")
+            raise ParameterError(f"{flag} {param!r} is no NAME=VALUE", hint="such as -p keep=5")
         values[key] = value
-    return make_method(name, values)
+    return values
 
 
 def policy_from(table: ScoreTable, options: dict[str, Any]) -> Policy:
@@ -150,6 +228,13 @@ def _named(lists: tuple[str, ...]) -> Named:
     return Named(
         tuple(name.strip() for names in lists for name in names.split(",") if name.strip())
     )
+
+
+def median(values: list[float]) -> float:
+    """The median of SSIs; of none, an error."""
+    if not values:
+        raise ParameterError("no module has a score", hint="give the level: -e level=0.4")
+    return float(np.median(values))
 
 
 def gate_from(text: str) -> Policy:

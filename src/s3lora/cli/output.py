@@ -38,7 +38,7 @@ def emit_table(show: Callable[[Console], None], output: Path | None) -> None:
         show(Console(file=sys.stdout, highlight=False))
         return
     buffer = StringIO()
-    show(Console(file=buffer, width=80, no_color=True, highlight=False))
+    show(Console(file=buffer, width=80, color_system=None, highlight=False))
     emit_text(buffer.getvalue(), output)
 
 

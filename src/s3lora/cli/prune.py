@@ -10,9 +10,13 @@ import click
 from s3lora.cli.options import (
     ADAPTER,
     CHOOSING,
+    EDITING,
     FAILING,
     METHOD,
     OUTPUT,
+    WEIGHTS,
+    checkpoint_from,
+    editor_from,
     gate_from,
     method_from,
     out_path,
@@ -22,18 +26,21 @@ from s3lora.cli.output import track
 from s3lora.cli.scan import render
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
-from s3lora.prune import TARGETS, apply, plan
+from s3lora.prune import apply, plan
 from s3lora.report import gate_findings, make_report
 from s3lora.scan import scan as scan_adapter
+from s3lora.targets import TARGETS
 
 
 @click.command()
 @ADAPTER
 @METHOD
+@WEIGHTS
 @CHOOSING
 @FAILING
 @OUTPUT
 @out_path("The folder to write; it must not exist yet.")
+@EDITING
 @click.option(
     "--target",
     type=click.Choice(list(TARGETS)),
@@ -53,18 +60,23 @@ def prune(
     adapter: str,
     method: str,
     params: tuple[str, ...],
+    base: Path | None,
+    aligned: Path | None,
     fail_on: Any,
     gate: str | None,
     form: str,
     verbose: bool,
     output: Path | None,
+    edit: str,
+    edit_params: tuple[str, ...],
+    safe: str | None,
     target: str,
     fold_scale: bool,
     dry_run: bool,
     force: bool,
     **choosing: Any,
 ) -> None:
-    """Take the chosen modules out of ADAPTER and write what stays to a new folder.
+    """Take the chosen modules out of ADAPTER, or edit them, into a new folder.
 
     The source is not changed. The output appears whole or not at all, with a
     manifest (s3lora.json) and a section in its README.md.
@@ -74,10 +86,18 @@ def prune(
     opened = open_adapter(adapter)
     scorer = method_from(method, params)
     rule = gate_from(gate) if gate else None
-    table = scan_adapter(opened, scorer, track=track)
+    known = {"base": checkpoint_from(base), "aligned": checkpoint_from(aligned)}
+    table = scan_adapter(opened, scorer, **known, track=track)
     policy = policy_from(table, choosing)
     gated = gate_findings(table, rule, gate or "") if rule else ()
-    planned = plan(opened, policy(table), target=target, fold_scale=fold_scale)
+    planned = plan(
+        opened,
+        policy(table),
+        edit=editor_from(edit, edit_params, safe, opened),
+        **known,
+        target=target,
+        fold_scale=fold_scale,
+    )
     if output is not None and not dry_run:
         apply(opened, planned, output, table=table, policy=policy, force=force)
     report = make_report(opened, table, policy, chosen=planned.chosen, gated=gated, plan=planned)

@@ -13,6 +13,8 @@ from s3lora.cli.options import (
     FAILING,
     METHOD,
     OUTPUT,
+    WEIGHTS,
+    checkpoint_from,
     gate_from,
     method_from,
     out_path,
@@ -27,6 +29,7 @@ from s3lora.scan import scan as scan_adapter
 @click.command()
 @ADAPTER
 @METHOD
+@WEIGHTS
 @CHOOSING
 @FAILING
 @OUTPUT
@@ -38,6 +41,8 @@ def scan(
     adapter: str,
     method: str,
     params: tuple[str, ...],
+    base: Path | None,
+    aligned: Path | None,
     fail_on: Any,
     gate: str | None,
     form: str,
@@ -53,7 +58,8 @@ def scan(
     opened = open_adapter(adapter)
     scorer = method_from(method, params)
     rule = gate_from(gate) if gate else None
-    table = scan_adapter(opened, scorer, track=track)
+    known = {"base": checkpoint_from(base), "aligned": checkpoint_from(aligned)}
+    table = scan_adapter(opened, scorer, **known, track=track)
     policy = policy_from(table, choosing)
     gated = gate_findings(table, rule, gate or "") if rule else ()
     report = make_report(opened, table, policy, chosen=policy(table), gated=gated)

@@ -11,15 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from s3lora.adapter import Adapter, Kind, ModuleName, Slot, by_name
+from s3lora.adapter import Adapter, Kind, ModuleName, Slot, Variant, by_name
 from s3lora.errors import AdapterError
 from s3lora.findings import SEVERITIES, Finding
 from s3lora.io.patterns import stretches
-from s3lora.io.peft_config import KNOWN_FIELDS, PeftConfig, Resolved, resolve
+from s3lora.io.peft_config import KNOWN_FIELDS, OTHER_VARIANTS, PeftConfig, Resolved, resolve
 from s3lora.io.peft_keys import PREFIX, Group, group_tensors
 from s3lora.io.safetensors import FLOATS, HINT, MAX_TENSORS, TensorFile, TensorInfo
 
 __all__ = ["PREFIX", "adapter_from"]
+
+MAX_NOTES = 1000
+"""How many low findings there are about patterns, and about settings, at most."""
 
 
 class Extra(NamedTuple):
@@ -57,7 +60,7 @@ def adapter_from(
             hint="a partitioned (ZeRO-3) run must gather the weights before it saves them",
         )
     resolved = resolve(config, [group.target for group in groups])
-    rows = [*findings, *odd_keys, *resolved.findings, *_setting_findings(config)]
+    rows = [*findings, *odd_keys, *_few(resolved.findings), *_few(_setting_findings(config))]
     slots: dict[ModuleName, Slot] = {}
     for group in groups:
         slot, faults = _slot(group, tensors.infos, config, resolved)
@@ -69,6 +72,16 @@ def adapter_from(
     rows += (_payload(key, config) for key in others)
     rows.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Adapter(ref, config.raw, by_name(slots), tensors, tuple(rows))
+
+
+def _few(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings about a config, of which low ones beyond `MAX_NOTES` are counted only."""
+    rows = list(findings)
+    low = [finding for finding in rows if finding.severity == "low"]
+    if len(low) <= MAX_NOTES:
+        return rows
+    rest = Finding(low[-1].rule, "low", "adapter_config.json", f"{len(low) - MAX_NOTES} more")
+    return [*(finding for finding in rows if finding.severity != "low"), *low[:MAX_NOTES], rest]
 
 
 def _add(slots: dict[ModuleName, Slot], name: ModuleName, slot: Slot) -> list[Finding]:
@@ -106,7 +119,25 @@ def _slot(
     if group.stacked:
         rank = resolved.rank[name]
         slot = replace(slot, kind="expert", rank=rank, experts=A.shape[0] // rank)
-    return replace(slot, unscored=_unscored(group, (A, B), config)), findings
+    slot = replace(slot, transposed=bool(config.raw.get("fan_in_fan_out")))
+    unscored = _unscored(group, (A, B), config)
+    return replace(slot, unscored=unscored, variant=_variant(group, slot, config)), findings
+
+
+def _variant(group: Group, slot: Slot, config: PeftConfig) -> Variant | None:
+    """How the true update follows from the base weights, where it does."""
+    init = config.raw.get("init_lora_weights", True)
+    extras = group.parts.keys() - set(group.pair)
+    reasons = [field for field in OTHER_VARIANTS if config.raw.get(field)]
+    if slot.kind != "linear":
+        return None
+    if reasons == ["use_dora"] and extras == {"magnitude_vector"} and not config.rebased:
+        return "dora"
+    if reasons or extras or not isinstance(init, str):
+        return None
+    if init == "pissa":
+        return "pissa"
+    return "olora" if init.lower() == "olora" and not slot.transposed else None
 
 
 def _missing(group: Group) -> Finding | None:

@@ -20,7 +20,7 @@ from s3lora.findings import Finding
 from s3lora.io import config_fields as fields
 from s3lora.io.config_fields import HINT
 from s3lora.io.patterns import Matcher, endings, stretches
-from s3lora.io.safetensors import open_regular
+from s3lora.io.safetensors import read_small
 from s3lora.io.strict_json import parse
 
 _T = TypeVar("_T")
@@ -126,12 +126,8 @@ def read_config(path: Path) -> PeftConfig:
     """
     if not os.path.lexists(path):
         raise AdapterError(f"{path} is missing, so the scale of the update is unknown", hint=HINT)
-    fd, size = open_regular(path)
-    with open(fd, "rb") as file:
-        if size > MAX_CONFIG:
-            raise AdapterError(f"{path} has {size} bytes, more than {MAX_CONFIG}", hint=HINT)
-        raw = parse(file.read(), str(path), marks=MAX_MARKS, hint=HINT)
-    return validated(raw)
+    raw = read_small(path, MAX_CONFIG, HINT)
+    return validated(parse(raw, str(path), marks=MAX_MARKS, hint=HINT))
 
 
 def validated(raw: Mapping[str, Any]) -> PeftConfig:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s3lora.adapter import Adapter, Drop, Edit, ModuleName, Slot, Zero
+from s3lora.adapter import Adapter, Drop, Edit, ModuleName, Replace, Slot, Zero
 from s3lora.errors import ParameterError, UnsupportedError
 from s3lora.io.peft import PREFIX
 from s3lora.io.peft_config import resolve, validated
-from s3lora.io.safetensors import CHUNK, FLOATS, Stored, TensorFile, write
+from s3lora.io.safetensors import CHUNK, FLOATS, Stored, TensorFile, stored, write
 from s3lora.io.sources import CONFIG, WEIGHTS
 
 Edits = Mapping[ModuleName, Edit]
@@ -61,7 +61,21 @@ def _file(adapter: Adapter) -> TensorFile:
 
 
 def _staying(adapter: Adapter, edits: Edits) -> dict[ModuleName, Slot]:
-    return {n: s for n, s in adapter.slots.items() if not isinstance(edits.get(n), Drop)}
+    """The slots of what stays, as they will be."""
+    return {
+        name: _edited_slot(slot, edits.get(name), rslora=bool(adapter.config.get("use_rslora")))
+        for name, slot in adapter.slots.items()
+        if not isinstance(edits.get(name), Drop)
+    }
+
+
+def _edited_slot(slot: Slot, edit: Edit | None, *, rslora: bool) -> Slot:
+    """A slot with the rank that its edit gives it; alpha stays, so the scaling follows the rank."""
+    if not isinstance(edit, Replace):
+        return slot
+    share = slot.rank / len(edit.A)
+    scaling = slot.scaling * (math.sqrt(share) if rslora else share)
+    return replace(slot, rank=len(edit.A), scaling=scaling)
 
 
 def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
@@ -75,6 +89,9 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
     """
     config = dict(adapter.config)
     stay = _staying(adapter, edits)
+    changed = {n: s.rank for n, s in stay.items() if s.rank != adapter.slots[n].rank}
+    if changed:
+        config["rank_pattern"] = {**changed, **(config.get("rank_pattern") or {})}
     if len(stay) == len(adapter.slots):
         return config
     named = sorted(name for name, slot in stay.items() if slot.kind != "expert")
@@ -84,7 +101,7 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
         if field in config:
             config[field] = None
     targets = [ModuleName(slot.parameter or name) for name, slot in stay.items()]
-    rows = resolve(validated(adapter.config), targets).findings
+    rows = resolve(validated(config), targets).findings
     dead = {row.where for row in rows if row.rule == "dead-pattern"}
     for field in ("rank_pattern", "alpha_pattern"):
         if config.get(field):
@@ -117,6 +134,10 @@ def _edited_tensors(adapter: Adapter, edits: Edits) -> Iterator[Stored]:
         names = owners.get(key, [])
         if names and gone.issuperset(names):
             continue
+        edit = edits.get(names[0]) if names else None
+        if isinstance(edit, Replace):
+            yield _replaced(adapter, names[0], edit, key)
+            continue
         zeroed = [adapter.slots[name] for name in names if isinstance(edits.get(name), Zero)]
         if zeroed and key == zeroed[0].keys[0]:  # A stays, but 0·NaN would be NaN
             zeroed = [slot for slot in zeroed if not np.isfinite(_part(file, key, slot)).all()]
@@ -124,6 +145,23 @@ def _edited_tensors(adapter: Adapter, edits: Edits) -> Iterator[Stored]:
             yield _zeroed(file, key, zeroed)
         else:
             yield _copied(file, key, _unwrapped(key, gone))
+
+
+def _replaced(adapter: Adapter, name: ModuleName, edit: Replace, key: str) -> Stored:
+    """One factor of an edit in the layout of the tensor that it replaces, in float32.
+
+    The scaling of the module changes with its rank, and B makes up for it.
+    """
+    slot = adapter.slots[name]
+    after = _edited_slot(slot, edit, rslora=bool(adapter.config.get("use_rslora")))
+    A, B = edit.A, edit.B * (slot.scaling / after.scaling)
+    if slot.kind == "embedding":
+        A, B = B.T, A.T
+    factor, shape = (A, B)[slot.keys.index(key)], _file(adapter).infos[key].shape
+    if slot.kind == "convolution":
+        rows = len(factor)
+        factor = factor.reshape(rows, *(shape[1:] if factor is A else (-1, *shape[2:])))
+    return stored(key, factor.astype(np.float32))
 
 
 def _copied(file: TensorFile, key: str, new_key: str) -> Stored:

@@ -107,9 +107,24 @@ class TensorFile:
                 )
             while len(self._recent) > 1:
                 del self._recent[next(iter(self._recent))]
-            raw = b"".join(self.chunks(key))
-            self._recent[key] = np.frombuffer(raw, FLOATS[info.dtype]).reshape(info.shape)
+            self._recent[key] = self.load(key)
         return self._recent[key]
+
+    def load(self, key: str, part: int | None = None) -> NDArray[Any]:
+        """The tensor `key`, or its `part` along the first axis; not remembered."""
+        info = self.infos[key]
+        start, shape = info.start, info.shape
+        if part is not None:
+            start, shape = start + part * (info.nbytes // shape[0]), shape[1:]
+        array = np.empty(shape, FLOATS[info.dtype])
+        buffer, done = array.reshape(-1).view(np.uint8).data, 0
+        while done < len(buffer):
+            count = os.preadv(self._fd, [buffer[done:]], start + done)
+            if not count:
+                raise AdapterError(f"{self.path} became shorter while it was read", hint=HINT)
+            done += count
+        array.flags.writeable = False
+        return array
 
     def chunks(self, key: str) -> Iterator[bytes]:
         """The stored bytes of tensor `key`, a chunk at a time."""
@@ -148,6 +163,19 @@ def open_regular(path: Path) -> tuple[int, int]:
         os.close(fd)
         raise AdapterError(f"{path} is not a regular file", hint="give a folder or a file")
     return fd, status.st_size
+
+
+def read_small(path: Path, most: int, hint: str) -> bytes:
+    """A whole file of at most `most` bytes.
+
+    Raises:
+        AdapterError: if it cannot be opened, is no regular file, or is larger.
+    """
+    fd, size = open_regular(path)
+    with open(fd, "rb") as file:
+        if size > most:
+            raise AdapterError(f"{path} has {size} bytes, more than {most}", hint=hint)
+        return file.read(most)
 
 
 def _read_header(

@@ -11,9 +11,10 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from s3lora.adapter import LoraModule
+from s3lora.adapter import LoraModule, Weights
 from s3lora.errors import ParameterError
-from s3lora.scores import Score, Unsafe
+from s3lora.parameters import typed_values
+from s3lora.scores import Score, Skipped, Unsafe
 
 GROUP = "s3lora.methods"
 
@@ -23,6 +24,14 @@ BUILTIN = {
     "magnitude": "s3lora.methods.magnitude:Magnitude",
     "random": "s3lora.methods.random:Random",
     "last-layers": "s3lora.methods.last_layers:LastLayers",
+    "fingerprint": "s3lora.methods.fingerprint:Fingerprint",
+    "rows": "s3lora.methods.rows:Rows",
+    "safe-lora": "s3lora.methods.safe_lora:SafeLora",
+    "splora": "s3lora.methods.splora:Splora",
+    "lox-ratio": "s3lora.methods.lox_ratio:LoxRatio",
+    "intruder": "s3lora.methods.intruder:Intruder",
+    "s3lora-released": "s3lora.methods.s3lora_released:S3LoraReleased",
+    "splora-released": "s3lora.methods.splora_released:SploraReleased",
 }
 
 
@@ -32,13 +41,21 @@ class Method(Protocol):
     name: ClassVar[str]
     """The name it is registered by."""
 
+    needs: ClassVar[frozenset[str]]
+    """Which weights it cannot do without: "base", "aligned", both or none."""
+
     @property
     def unsafe(self) -> Unsafe:
         """Whether a high or a low score is the one to look at."""
         ...
 
-    def score(self, module: LoraModule) -> Score:
-        """Score one module, whose factors are finite and whose update is not zero."""
+    def score(self, module: LoraModule, weights: Weights) -> Score | Skipped:
+        """Score one module, or say why not.
+
+        Args:
+            module: Its factors are finite and its update is not zero.
+            weights: The matrices that `needs` asks for are there, of the module's shape (m, n).
+        """
         ...
 
 
@@ -98,32 +115,8 @@ def make_method(name: str, params: Mapping[str, Any] | None = None) -> Method:
     Raises:
         ParameterError: if there is no such method or parameter, or a value does not fit.
     """
-    method = method_class(name)
-    fields = {f.name: f for f in dataclasses.fields(method)}  # type: ignore[arg-type]
-    values = {}
-    for key, value in (params or {}).items():
-        if key not in fields:
-            known = ", ".join(fields) or "none"
-            raise ParameterError(
-                f"the method {name!r} has no parameter {key!r}", hint=f"its parameters: {known}"
-            )
-        values[key] = _converted(key, value, fields[key].default)
-    return method(**values)
-
-
-def _converted(key: str, value: Any, default: Any) -> Any:
-    """A value as the type of the parameter's default."""
-    if not isinstance(value, str) or isinstance(default, str):
-        return value
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[value.lower()]
-        return type(default)(value)
-    except (KeyError, ValueError) as error:
-        raise ParameterError(
-            f"{key}={value!r} is not a value for this parameter",
-            hint=f"its default is {default!r}",
-        ) from error
+    found = method_class(name)
+    return found(**typed_values(found, f"the method {name!r}", params or {}))
 
 
 def params_of(method: Method) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from s3lora.adapter import LoraModule, layer_of
+from s3lora.adapter import LoraModule, Weights, layer_of
 from s3lora.scores import Score, Unsafe
 
 
@@ -20,8 +20,9 @@ class LastLayers:
 
     name: ClassVar[str] = "last-layers"
     unsafe: ClassVar[Unsafe] = "high"
+    needs: ClassVar[frozenset[str]] = frozenset()
 
-    def score(self, module: LoraModule) -> Score:
+    def score(self, module: LoraModule, weights: Weights) -> Score:
         """The depth, read off the module's name."""
         depth = re.search(r"\d+$", layer_of(module.name))
         return Score(module.name, float(depth.group()) if depth else -1.0)

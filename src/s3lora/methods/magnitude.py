@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from s3lora.adapter import LoraModule
+from s3lora.adapter import LoraModule, Weights
 from s3lora.linalg import singular_values, spectrum_summary
 from s3lora.scores import Score, Unsafe
 
@@ -20,8 +20,9 @@ class Magnitude:
 
     name: ClassVar[str] = "magnitude"
     unsafe: ClassVar[Unsafe] = "high"
+    needs: ClassVar[frozenset[str]] = frozenset()
 
-    def score(self, module: LoraModule) -> Score:
+    def score(self, module: LoraModule, weights: Weights) -> Score:
         """The norm; all plain figures of the spectrum beside it."""
         s = abs(module.scaling) * singular_values(module.B, module.A)
         parts = spectrum_summary(s)

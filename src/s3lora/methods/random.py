@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import ClassVar
 
-from s3lora.adapter import LoraModule
+from s3lora.adapter import LoraModule, Weights
 from s3lora.scores import Score, Unsafe
 
 
@@ -23,8 +23,9 @@ class Random:
 
     name: ClassVar[str] = "random"
     unsafe: ClassVar[Unsafe] = "high"
+    needs: ClassVar[frozenset[str]] = frozenset()
 
-    def score(self, module: LoraModule) -> Score:
+    def score(self, module: LoraModule, weights: Weights) -> Score:
         """The draw of this module."""
         digest = hashlib.sha256(f"{self.seed}:{module.name}".encode()).digest()
         return Score(module.name, int.from_bytes(digest[:6], "big") / 2**48)

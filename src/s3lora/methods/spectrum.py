@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from s3lora.adapter import LoraModule
+from s3lora.adapter import LoraModule, Weights
 from s3lora.errors import ParameterError
 from s3lora.linalg import singular_values, spectrum_summary
 from s3lora.scores import Score, Unsafe
@@ -32,6 +32,7 @@ class Spectrum:
     """concentration, stable-rank or effective-rank."""
 
     name: ClassVar[str] = "spectrum"
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -44,7 +45,7 @@ class Spectrum:
         """High for the concentration, low for the ranks."""
         return MEASURES[self.measure][1]
 
-    def score(self, module: LoraModule) -> Score:
+    def score(self, module: LoraModule, weights: Weights) -> Score:
         """The figure asked for; all of them beside it."""
         s = abs(module.scaling) * singular_values(module.B, module.A)
         parts = spectrum_summary(s)

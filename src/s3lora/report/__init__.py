@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from s3lora.adapter import Adapter, ModuleName
+from s3lora.agreement import Agreement
 from s3lora.findings import SEVERITIES, Finding, Severity, at_least
 from s3lora.manifest import tool
 from s3lora.prune import Plan
@@ -53,6 +54,19 @@ class Report:
         if at_least(self.findings, fail_on):
             return 1
         return 3 if any(not row.judged for row in self.table.skipped) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Several methods on one adapter."""
+
+    ref: str
+    tables: tuple[ScoreTable, ...]
+    """One for each method."""
+    k: int
+    """How many modules count as the top."""
+    agreement: tuple[Agreement, ...]
+    """For every pair of methods."""
 
 
 def gate_findings(table: ScoreTable, gate: AnyPolicy, asked: str) -> tuple[Finding, ...]:

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from s3lora.adapter import natural_key
+from s3lora.agreement import label, places
 from s3lora.compare import Difference
 from s3lora.prune import Plan
-from s3lora.report import Report
+from s3lora.report import Ranking, Report
+
+ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 def render(report: Report) -> str:
@@ -75,5 +79,40 @@ def render_comparison(ref_a: str, ref_b: str, rows: Sequence[Difference]) -> str
     return _text(document)
 
 
+def render_ranking(ranking: Ranking) -> str:
+    """Several methods on one adapter as JSON."""
+    placed = {label(table): places(table) for table in ranking.tables}
+    values = {label(t): {s.module: s.value for s in t.scores} for t in ranking.tables}
+    names = sorted({name for table in ranking.tables for name in table.names}, key=natural_key)
+    document = {
+        "schema": 1,
+        "adapter": ranking.ref,
+        "methods": [
+            {"label": label(t), "name": t.method, "params": dict(t.params), "unsafe": t.unsafe}
+            for t in ranking.tables
+        ],
+        "modules": [
+            {
+                "module": name,
+                "scores": {key: values[key].get(name) for key in values},
+                "places": {key: placed[key].get(name) for key in placed},
+            }
+            for name in names
+        ],
+        "k": ranking.k,
+        "agreement": [asdict(pair) for pair in ranking.agreement],
+    }
+    return _text(document)
+
+
 def _text(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    """A field on each line, and an item on each line of a list: for people, and fast to write."""
+    fields = (f" {ENCODER.encode(key)}: {_value(value)}" for key, value in document.items())
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _value(value: object) -> str:
+    if not isinstance(value, list) or not value:
+        return ENCODER.encode(value)
+    items = (ENCODER.encode(item) for item in value)
+    return "[\n  " + ",\n  ".join(items) + "\n ]"

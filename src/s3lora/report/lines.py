@@ -55,8 +55,9 @@ class Lines:
 
 def shortened(text: str) -> str:
     """The text escaped, and what is beyond `LONGEST` counted only."""
-    shown = printable(text[:LONGEST])
-    return shown if len(text) <= LONGEST else f"{shown}… and {len(text) - LONGEST} more characters"
+    if len(text) <= LONGEST:
+        return printable(text)
+    return f"{printable(text[:LONGEST])}… and {len(text) - LONGEST} more characters"
 
 
 def folded(text: str, width: int, head: str = "", indent: str = "") -> Iterator[str]:

@@ -7,6 +7,8 @@ control characters escaped.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -24,6 +26,8 @@ from s3lora.selection import robust_z
 
 INDENT = " " * 9
 """Before what is said of a finding."""
+SAID = ("severity", "rule", "message")
+"""What findings have in common that follow each other and are explained once."""
 COLOURS = {"high": "bold red", "medium": "yellow", "low": "dim"}
 SHOWN_BEYOND_CHOSEN = 5
 """How many modules after the chosen ones are shown without -v."""
@@ -53,11 +57,12 @@ def _show_findings(findings: Sequence[Finding], lines: Lines, *, verbose: bool) 
     told = ", ".join(f"{count} {level}" for level, count in counts.items() if count)
     lines.say(f"Findings about the files: {told or 'none'}")
     shown = [f for f in findings if verbose or f.severity != "low"]
-    for finding in shown:
-        where = f"{finding.rule}: {finding.where}"
-        head = f"  {finding.severity:<6} "
-        lines.say(where, style=COLOURS[finding.severity], head=head, indent=INDENT)
-        lines.say(finding.message, style="dim", indent=INDENT)
+    for (severity, rule, message), alike in groupby(shown, attrgetter(*SAID)):
+        head = f"  {severity:<6} "
+        for finding in alike:
+            where = f"{rule}: {finding.where}"
+            lines.say(where, style=COLOURS[severity], head=head, indent=INDENT)
+        lines.say(message, style="dim", indent=INDENT)
     if len(shown) < len(findings):
         lines.say(f"  {len(findings) - len(shown)} low ones are listed with -v", style="dim")
 
@@ -126,9 +131,11 @@ def _show_plan(plan: Plan, lines: Lines) -> None:
     dropped = sum(edit.name == "drop" for edit in plan.edits.values())
     zeroed = [name for name, edit in plan.edits.items() if edit.name == "zero"]
     lines.say("")
-    told = f"{dropped} modules leave" + (f", {len(zeroed)} stay with B = 0" if zeroed else "")
+    edited = sum(edit.name == "replace" for edit in plan.edits.values())
+    counts = {"leave": dropped, "stay with B = 0": len(zeroed), f"{plan.edit}": edited}
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     fold = ", scales folded" if plan.fold_scale else ""
-    lines.say(f"Plan for the target {plan.target}{fold}: {told}")
+    lines.say(f"Plan for the target {plan.target}{fold}: {told or 'no module changes'}")
     for name in zeroed:
         lines.say(f"B = 0: {name}", style="dim", indent="  ")
     for note in plan.notes:

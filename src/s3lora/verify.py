@@ -1,0 +1,76 @@
+"""Reading back what was written, before it counts as written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from safetensors import safe_open
+
+from s3lora.adapter import Adapter, Drop, Edit, LoraModule, ModuleName, Replace, Slot, Zero
+from s3lora.errors import OutputError
+from s3lora.io.safetensors import TensorFile
+from s3lora.linalg import singular_values
+
+BROKEN = frozenset(
+    (
+        "untargeted-module",
+        "incomplete-module",
+        "broken-tensor",
+        "shape-mismatch",
+        "ambiguous-module",
+    )
+)
+"""Findings about a module that keep it from being written on."""
+
+
+def check(
+    adapter: Adapter, edits: Mapping[ModuleName, Edit], written: Adapter, *, exact: bool
+) -> None:
+    """What was written holds what was planned: names, bytes, updates, and a file others can read.
+
+    Args:
+        adapter: The source.
+        edits: What was done, by module.
+        written: The result, read back.
+        exact: Whether tensors that no edit touched must have the same bytes.
+
+    Raises:
+        OutputError: naming the first thing that is not as planned.
+    """
+    dropped = {name for name, edit in edits.items() if isinstance(edit, Drop)}
+    wrong: set[str] = set(written.slots.keys() ^ (adapter.slots.keys() - dropped))
+    wrong |= {finding.where for finding in written.findings if finding.rule in BROKEN}
+    for name, edit in edits.items():
+        if isinstance(edit, Zero) and name not in wrong and not _silent(written, name):
+            wrong.add(name)
+        if isinstance(edit, Replace) and not _holds(written.read(name), adapter.slots[name], edit):
+            wrong.add(name)
+    before, after = adapter.tensors, written.tensors
+    if isinstance(before, TensorFile) and isinstance(after, TensorFile) and exact:
+        untouched = [slot for name, slot in adapter.slots.items() if name not in edits]
+        keys = {key for slot in untouched for key in slot.keys if slot.kind != "expert"}
+        wrong |= {k for k in keys if b"".join(before.chunks(k)) != b"".join(after.chunks(k))}
+    if isinstance(after, TensorFile):
+        with safe_open(after.path, framework="np") as reference:
+            wrong |= set(reference.keys()) ^ after.infos.keys()
+    if wrong:
+        raise OutputError(
+            f"what was written is not what was planned: {sorted(wrong)[0]}",
+            hint="nothing was kept of it; please report this",
+        )
+
+
+def _holds(written: LoraModule, before: Slot, edit: Replace) -> bool:
+    """Whether a module's update is the one that was planned, to float32."""
+    wanted = before.scaling * singular_values(edit.B, edit.A)
+    B = np.hstack([written.scaling * written.B, -before.scaling * edit.B])
+    off = singular_values(B, np.vstack([written.A, edit.A]))
+    return float(np.linalg.norm(off)) <= 1e-5 * float(np.linalg.norm(wanted)) + 1e-30
+
+
+def _silent(adapter: Adapter, name: ModuleName) -> bool:
+    """Whether a module's update is zero: one factor is, and the other is finite."""
+    module = adapter.read(name)
+    zero = not (module.A.any() and module.B.any())
+    return zero and bool(np.isfinite(module.A).all() and np.isfinite(module.B).all())
