@@ -61,6 +61,21 @@ def test_files_that_are_named_exist(path):
         assert "yours" in name or (ROOT / name).exists(), name
 
 
+def test_the_session_in_the_readme_is_a_real_one(tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    session = next(b for b in text.split("```console\n") if b.startswith("$ s3lora scan src/"))
+    monkeypatch.chdir(ROOT)
+    printed: list[str] = []
+    for line in session.partition("```")[0].splitlines():
+        if line.startswith("$ s3lora "):
+            words = [w.replace("demo-out", str(tmp_path)) for w in line.split()[2:]]
+            result = CliRunner().invoke(cli, words)
+            assert result.exit_code == 0, result.output
+            printed = [row.rstrip() for row in result.output.splitlines()]
+        elif line != "…":
+            assert line in printed
+
+
 def test_the_library_example_runs(tmp_path):
     script = ROOT / "examples/scan_and_prune.py"
     told = subprocess.run(

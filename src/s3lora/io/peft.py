@@ -7,7 +7,7 @@ payload, which is a finding. What decides a module's rank, scale and targeting i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,8 +21,15 @@ from s3lora.io.safetensors import FLOATS, HINT, MAX_TENSORS, TensorFile, TensorI
 
 __all__ = ["PREFIX", "adapter_from"]
 
+MAX_FACTOR = 2**28
+"""Most numbers in one factor that is read: a vocabulary of 262,144 at rank 1024."""
 MAX_NOTES = 1000
 """How many low findings there are about patterns, and about settings, at most."""
+
+
+TIED = ("embed_tokens", "lm_head")
+"""Modules that share their weight in many models: with `ensure_weight_tying` PEFT adapts both when
+one is targeted."""
 
 
 class Extra(NamedTuple):
@@ -69,7 +76,8 @@ def adapter_from(
             raise AdapterError(f"{tensors.path} stacks more than {MAX_TENSORS} experts", hint=HINT)
         for name, one in _unstacked(group, slot):
             rows += _add(slots, name, one)
-    rows += (_payload(key, config) for key in others)
+    lengths = {len(name) for name in config.saved}
+    rows += (_payload(key, config, lengths) for key in others)
     rows.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Adapter(ref, config.raw, by_name(slots), tensors, tuple(rows))
 
@@ -101,7 +109,8 @@ def _slot(
     name, keys = group.target, group.keys
     scaling = resolved.scaling[name]
     findings = _extra_findings(group, config)
-    if name not in resolved.targeted:
+    tied = config.raw.get("ensure_weight_tying") and name.rpartition(".")[2] in TIED
+    if name not in resolved.targeted and not tied:
         text = "the config does not target it: PEFT leaves it out, vLLM and llama.cpp apply it"
         findings.append(Finding("untargeted-module", "high", name, text))
     fault = _missing(group) or _misshapen(
@@ -203,6 +212,9 @@ def _unscored(group: Group, factors: tuple[TensorInfo, TensorInfo], config: Peft
     A, B = factors
     if A.shape[0] != B.shape[1]:
         return "a grouped convolution: its update is not s·B·A"
+    largest = max(math.prod(A.shape), math.prod(B.shape))
+    if largest > MAX_FACTOR:
+        return f"a factor holds {largest} numbers, more than {MAX_FACTOR}"
     odd = [info.dtype for info in factors if info.dtype not in FLOATS]
     return f"its factors are stored as {odd[0]}, which is no floating type" if odd else ""
 
@@ -217,12 +229,15 @@ def _unstacked(group: Group, slot: Slot) -> Iterator[tuple[ModuleName, Slot]]:
         yield name, replace(slot, expert=expert, parameter=group.target)
 
 
-def _payload(key: str, config: PeftConfig) -> Finding:
-    """What a tensor that is not LoRA does to whoever loads the file."""
+def _payload(key: str, config: PeftConfig, lengths: Collection[int]) -> Finding:
+    """What a tensor that is not LoRA does to whoever loads the file.
+
+    `lengths` are those of the names of `modules_to_save`.
+    """
     pieces = key.removeprefix(PREFIX).split(".")
     owner = ".".join(pieces[:-1])
     rule = "base-weight-payload"
-    if not config.saved.isdisjoint(stretches(owner)):
+    if not config.saved.isdisjoint(stretches(owner, lengths)):
         text = "replaces weights of the base model; modules_to_save announces it"
         return Finding(rule, "medium", key, text)
     if "trainable_tokens_delta" in pieces and config.raw.get("trainable_token_indices"):

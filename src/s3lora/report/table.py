@@ -90,7 +90,8 @@ def _show_ranking(report: Report, lines: Lines, *, verbose: bool) -> None:
         f"from {values[0]:.4g} to {values[-1]:.4g}",
     )
     last = max((at for at, score in enumerate(ranked, 1) if score.module in chosen), default=0)
-    shown = len(ranked) if verbose else min(len(ranked), last + SHOWN_BEYOND_CHOSEN)
+    beyond = 0 if report.plan else SHOWN_BEYOND_CHOSEN
+    shown = len(ranked) if verbose else min(len(ranked), last + beyond)
     lines.console.print(_ranking(report, ranked[:shown], chosen))
     if shown < len(ranked):
         lines.say(f"… {len(ranked) - shown} more; -v shows all", style="dim")
