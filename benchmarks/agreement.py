@@ -34,7 +34,8 @@ def measured(folder: str | Path, methods: tuple[str, ...], base: Checkpoint | No
     tables = [scan(adapter, method, base=base) for method in methods]
     pairs = agreement(tables, k)
     for pair in pairs:
-        print(f"  {pair.a:<13}{pair.b:<13}{pair.spearman:+7.2f}{pair.overlap:8.0%}", flush=True)
+        told = "–" if pair.spearman is None else f"{pair.spearman:+.2f}"
+        print(f"  {pair.a:<16}{pair.b:<16}{told:>6}{pair.overlap:8.0%}", flush=True)
     return {"modules": len(adapter.names), "k": k, "pairs": [asdict(pair) for pair in pairs]}
 
 
