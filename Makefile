@@ -8,6 +8,7 @@ export OPENBLAS_NUM_THREADS = 1
 .PHONY: demo test lint bench clean
 
 demo: .venv/.core
+	rm -rf demo-out
 	$(BIN)/s3lora demo -o demo-out
 
 test: .venv/.test
