@@ -16,7 +16,7 @@ import click
 from s3lora.cli import cli
 from s3lora.findings import RULES
 from s3lora.methods import BUILTIN, method_class, params_of
-from s3lora.prune import TARGETS
+from s3lora.targets import TARGETS
 
 PAGE = Path(__file__).parent / "reference.md"
 

@@ -28,6 +28,7 @@ from s3lora.errors import AdapterError, UnsupportedError
 from s3lora.io import patterns
 from s3lora.io.peft_config import resolve, validated
 from s3lora.io.peft_keys import parse_key
+from s3lora.io.safetensors import TensorFile
 from s3lora.io.strict_json import MAX_DEPTH, parse
 
 # --- strict JSON
@@ -281,7 +282,10 @@ def folder(tmp_path_factory):
 
 
 def read_through(folder, weights: bytes, config: object) -> None:
-    """Open and score an adapter; only an error of ours may come out of opening it."""
+    """Open and score an adapter; only an error of ours may come out of opening it.
+
+    Every tensor is a module's or told of, and a module with more than its two factors has no score.
+    """
     write_raw(folder, weights, config)
     try:
         adapter = open_adapter(folder)
@@ -289,6 +293,11 @@ def read_through(folder, weights: bytes, config: object) -> None:
         return
     table = scan(adapter)
     assert len(table.scores) + len(table.skipped) == len(adapter.names) > 0
+    assert all(len(adapter.slots[score.module].keys) == 2 for score in table.scores)
+    owned = {key for slot in adapter.slots.values() for key in slot.keys}
+    told = {finding.where for finding in adapter.findings}
+    assert isinstance(adapter.tensors, TensorFile)
+    assert adapter.tensors.infos.keys() <= owned | told
 
 
 @settings(max_examples=150, deadline=None)

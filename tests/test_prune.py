@@ -39,7 +39,7 @@ from s3lora.cli import cli
 from s3lora.errors import AdapterError, OutputError, ParameterError, UnsupportedError
 from s3lora.io import atomic
 from s3lora.io.atomic import new_folder
-from s3lora.prune import BROKEN
+from s3lora.verify import BROKEN
 
 prune_module = importlib.import_module("s3lora.prune")  # the package has a function of that name
 

@@ -13,7 +13,8 @@ from s3lora.compare import compare
 from s3lora.errors import S3LoraError
 from s3lora.findings import Finding
 from s3lora.io import open_adapter
-from s3lora.prune import apply, plan, prune
+from s3lora.plan import plan
+from s3lora.prune import apply, prune
 from s3lora.scan import scan
 from s3lora.scores import Score, ScoreTable, Skipped
 from s3lora.selection import ByLayer, Fraction, Named, Outliers, Threshold, TopK, default_policy

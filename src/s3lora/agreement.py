@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from s3lora.adapter import ModuleName
+from s3lora.errors import ParameterError
 from s3lora.linalg import Array
-from s3lora.methods import make_method, params_of
+from s3lora.methods import method_class
 from s3lora.scores import ScoreTable
 
 
@@ -34,15 +37,30 @@ def agreement(tables: Sequence[ScoreTable], k: int) -> tuple[Agreement, ...]:
     Args:
         tables: One for each method, of one adapter.
         k: How many modules count as the top.
+
+    Raises:
+        ParameterError: if two of them are of the same method with the same parameters.
     """
+    labels = [label(table) for table in tables]
+    for again in sorted({name for name in labels if labels.count(name) > 1}):
+        raise ParameterError(f"{again} is there twice", hint="give it once, or other parameters")
     return tuple(_pair(a, b, k) for at, a in enumerate(tables) for b in tables[at + 1 :])
 
 
 def label(table: ScoreTable) -> str:
     """The method's name, and those of its parameters that are not its defaults."""
-    usual = params_of(make_method(table.method))
-    own = [f"{key}={value}" for key, value in table.params.items() if usual.get(key) != value]
+    usual = _defaults(table.method)
+    own = [f"{k}={v}" for k, v in table.params.items() if k not in usual or usual[k] != v]
     return f"{table.method}({', '.join(own)})" if own else table.method
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """The defaults of a method's parameters; none if it is not a registered one."""
+    try:
+        fields = dataclasses.fields(method_class(name))  # type: ignore[arg-type]
+    except ParameterError:
+        return {}
+    return {field.name: field.default for field in fields}
 
 
 def places(table: ScoreTable) -> dict[ModuleName, int]:

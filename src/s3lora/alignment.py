@@ -81,9 +81,10 @@ def truncated_svd(
 
     Raises:
         ParameterError: if scipy is not installed.
+        LinAlgError: if the iteration fails.
     """
     try:
-        from scipy.sparse.linalg import LinearOperator, svds
+        from scipy.sparse.linalg import ArpackError, LinearOperator, svds
     except ImportError as error:
         raise ParameterError(
             "this needs scipy", hint="install the extra: pip install 's3lora[base]'"
@@ -98,6 +99,9 @@ def truncated_svd(
             X.shape, matvec=forward, matmat=forward, rmatvec=backward, rmatmat=backward
         )
     start = np.random.default_rng(0).standard_normal(min(X.shape))  # the same result every time
-    U, s, Vh = svds(operator, k=k, v0=start)
+    try:
+        U, s, Vh = svds(operator, k=k, v0=start)
+    except ArpackError as error:
+        raise np.linalg.LinAlgError(str(error)) from error
     order = np.argsort(s)[::-1]
     return U[:, order], s[order], Vh[order]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -14,6 +15,9 @@ from s3lora.errors import ParameterError, UnsupportedError
 from s3lora.linalg import Array, ThinSVD, thin_svd
 from s3lora.mas_svd import mas_svd
 from s3lora.parameters import typed_values
+
+STEPS = 64
+"""How many caps `Flatten` tries before it looks closer."""
 
 
 class Editor(Protocol):
@@ -71,6 +75,9 @@ class Project:
         V = direction(weights)
         if V is None:
             raise UnsupportedError(f"{module.name}: {UNDEFINED}", hint="choose other modules")
+        if not np.isfinite(V).all():
+            fault = f"{module.name}: the base or the aligned weights hold NaN or Inf"
+            raise UnsupportedError(fault, hint="choose other modules")
         if self.projection == "safe-lora":
             return Replace(module.A, reweighted(V, module.B))
         U = subspace(V, self.energy)
@@ -81,16 +88,16 @@ class Project:
 class Flatten:
     """The leading singular values come down to the level of the rest, until SSI is at `level`.
 
-    All singular values are capped at one height; directions, rank and alpha stay. Guarantees that
-    the SSI of the result is at most `level` (to 1e-6) and that no singular value has grown. A
-    module that is below already stays as it is. Ours.
+    All singular values are capped at one height, the highest that was found to do; directions,
+    rank and alpha stay. Guarantees that the SSI of what is written is at most `level`, and that no
+    singular value has grown. A module that is below already stays as it is. Ours.
 
     Cost
-        Some forty evaluations of SSI per module.
+        Some seventy evaluations of SSI per module at most.
     """
 
     level: float
-    """SSI to come down to, such as the adapter's median, in (0, 1)."""
+    """SSI to come down to, such as the adapter's median, in (0, 1]."""
     keep: int = 5
     """As in `s3lora`."""
 
@@ -102,24 +109,48 @@ class Flatten:
         """Level and keep."""
         return {"level": self.level, "keep": self.keep}
 
+    def __post_init__(self) -> None:
+        if not (0 < self.level <= 1 and self.keep >= 1):
+            raise ParameterError(
+                f"flatten cannot take level={self.level}, keep={self.keep}",
+                hint="level in (0, 1]; keep at least 1",
+            )
+
     def __call__(self, module: LoraModule, weights: Weights) -> Replace:
         """The factors of the capped update."""
         svd = thin_svd(module.B, module.A)
-        if self._ssi(svd, np.inf) <= self.level:
+        if not len(svd.s) or self._ssi(svd) <= self.level:
             return Replace(module.A, module.B)
-        low, high = float(svd.s[-1]), float(svd.s[0])  # the cap: flat … as it is
-        if self._ssi(svd, low) > self.level:
-            raise UnsupportedError(
-                f"{module.name}: even a flat spectrum has an SSI above {self.level:.4f}",
-                hint="drop the module, or give a higher level",
-            )
-        while high - low > 1e-7 * high:
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._ssi(svd, middle) <= self.level else (low, middle)
-        return refactored(ThinSVD(svd.U, np.minimum(svd.s, low), svd.V), len(module.A))
+        caps = np.geomspace(svd.s[0], svd.s[-1], STEPS)  # from as it is down to flat
+        for high, cap in pairwise(caps):
+            made = self._capped(svd, cap, len(module.A))
+            if made:
+                return self._higher(svd, cap, high, made)
+        raise UnsupportedError(
+            f"{module.name}: no cap of its spectrum brings its SSI down to {self.level:.4f}",
+            hint="drop the module, or give a higher level",
+        )
 
-    def _ssi(self, svd: ThinSVD, cap: float) -> float:
-        sigma = mas_svd(ThinSVD(svd.U, np.minimum(svd.s, cap), svd.V), self.keep)
+    def _higher(self, svd: ThinSVD, low: float, high: float, made: Replace) -> Replace:
+        """The factors under the highest cap found between one that does and one that does not."""
+        for _ in range(6):
+            middle = (low + high) / 2
+            better = self._capped(svd, middle, len(made.A))
+            made, low, high = (better, middle, high) if better else (made, low, middle)
+        return made
+
+    def _capped(self, svd: ThinSVD, cap: float, rank: int) -> Replace | None:
+        """The factors under a cap, if their SSI is low enough as they are written.
+
+        SSI jumps where another pair of directions is fitted first, so that the float32 factors
+        themselves have to be asked.
+        """
+        made = refactored(ThinSVD(svd.U, np.minimum(svd.s, cap), svd.V), rank)
+        written = thin_svd(made.B.astype(np.float32), made.A.astype(np.float32))
+        return made if self._ssi(written) <= self.level else None
+
+    def _ssi(self, svd: ThinSVD) -> float:
+        sigma = mas_svd(svd, self.keep)
         return float(sigma[0] / sigma.sum())
 
 
@@ -128,7 +159,8 @@ class Truncate:
     """Only the leading directions stay that hold a share of the energy; the rank falls.
 
     Guarantees the smallest rank k with Σ_{i≤k}σ_i² ≥ energy·Σσ_i², and the best update of that
-    rank (Eckart and Young): ‖change‖_F² = Σ_{i>k}σ_i².
+    rank (Eckart and Young): ‖change‖_F² = Σ_{i>k}σ_i². A module that needs its whole rank stays
+    as it is.
     """
 
     energy: float = 0.9
@@ -149,9 +181,12 @@ class Truncate:
     def __call__(self, module: LoraModule, weights: Weights) -> Replace:
         """The factors of the leading directions."""
         svd = thin_svd(module.B, module.A)
-        reached = np.cumsum(svd.s**2)
+        if not len(svd.s):
+            return Replace(module.A, module.B)
+        reached = np.cumsum((svd.s / svd.s[0]) ** 2)
         k = int(np.searchsorted(reached, self.energy * reached[-1] * (1 - 1e-12))) + 1
-        return truncated(svd, min(k, len(svd.s)))
+        k = min(k, len(svd.s))
+        return truncated(svd, k) if k < len(module.A) else Replace(module.A, module.B)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +206,7 @@ class Merge:
     weight: float = 0.2
     """Of the safe update, in [0, 1]; 0 changes nothing."""
     rank: str = "sum"
-    """sum: exact. same: the rank that the module had."""
+    """Of product. sum: exact. same: the rank that the module had, as with form=factors."""
     form: str = "product"
     """product: of the updates, as the formula says. factors: of A and B, as released."""
 
@@ -199,12 +234,7 @@ class Merge:
 
     def __call__(self, module: LoraModule, weights: Weights) -> Replace:
         """The factors of the merged update."""
-        other = self.safe.read(module.name)
-        if (other.B.shape[0], other.A.shape[1]) != (module.B.shape[0], module.A.shape[1]):
-            raise ParameterError(
-                f"{module.name} has another shape in {self.safe.ref}",
-                hint="both adapters must be for the same model",
-            )
+        other = self._safe_module(module)
         if self.weight == 0:
             return Replace(module.A, module.B)
         if self.form == "factors":
@@ -217,14 +247,36 @@ class Merge:
         svd = thin_svd(B, A)
         return truncated(svd, min(len(module.A), len(svd.s)), pad=len(module.A))
 
+    def _safe_module(self, module: LoraModule) -> LoraModule:
+        """The module of the same name in the safe adapter."""
+        if module.name not in self.safe.slots:
+            raise ParameterError(
+                f"the safe adapter {self.safe.ref} has no module {module.name}",
+                hint="choose modules that both adapters have",
+            )
+        other = self.safe.read(module.name)
+        if (other.B.shape[0], other.A.shape[1]) != (module.B.shape[0], module.A.shape[1]):
+            raise ParameterError(
+                f"{module.name} has another shape in {self.safe.ref}",
+                hint="both adapters must be for the same model",
+            )
+        if not (np.isfinite(other.A).all() and np.isfinite(other.B).all()):
+            raise UnsupportedError(
+                f"{module.name} holds NaN or Inf in {self.safe.ref}", hint="choose other modules"
+            )
+        return other
+
     def _of_factors(self, module: LoraModule, other: LoraModule) -> Replace:
         if module.A.shape != other.A.shape:
             raise ParameterError(
                 f"{module.name} has another rank in {self.safe.ref}",
                 hint="form=factors adds factors of one rank; use form=product",
             )
-        a = (max(module.scaling, 0.0) * (1 - self.weight)) ** 0.5
-        b = (max(other.scaling, 0.0) * self.weight) ** 0.5
+        if module.scaling < 0 or other.scaling < 0:
+            fault = f"{module.name} has a negative scale, which has no root"
+            raise UnsupportedError(fault, hint="use form=product")
+        a = (module.scaling * (1 - self.weight)) ** 0.5
+        b = (other.scaling * self.weight) ** 0.5
         B = (a * module.B + b * other.B) / module.scaling
         return Replace(a * module.A + b * other.A, B)
 
@@ -250,7 +302,8 @@ def make_editor(name: str, params: Mapping[str, Any]) -> Editor:
 
 def truncated(svd: ThinSVD, k: int, pad: int = 0) -> Replace:
     """The best update of rank k, with the relative error ‖dropped‖_F/‖whole‖_F."""
-    error = float(np.linalg.norm(svd.s[k:]) / np.linalg.norm(svd.s))
+    whole = float(np.linalg.norm(svd.s))
+    error = float(np.linalg.norm(svd.s[k:])) / whole if whole else 0.0
     kept = refactored(ThinSVD(svd.U[:, :k], svd.s[:k], svd.V[:, :k]), max(k, pad))
     return Replace(kept.A, kept.B, error)
 

@@ -10,16 +10,24 @@ from pathlib import Path
 import numpy as np
 
 from s3lora.adapter import Adapter
-from s3lora.errors import ParameterError
+from s3lora.alignment import truncated_svd
+from s3lora.errors import ParameterError, UnsupportedError
 from s3lora.io import open_adapter
 from s3lora.io.atomic import new_folder
-from s3lora.io.checkpoint import Checkpoint
-from s3lora.io.safetensors import stored, write
+from s3lora.io.checkpoint import HINT, MAX_INDEX, Checkpoint
+from s3lora.io.safetensors import read_small, stored, write
 from s3lora.io.sources import CARD, CONFIG, WEIGHTS
+from s3lora.io.strict_json import parse
 from s3lora.linalg import Array
 
 EMBEDDINGS = ("embed_tokens", "wte", "wpe", "lm_head", "embed_positions", "word_embeddings")
 """Matrices that are looked up or shared, and left as they are."""
+
+TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+"""Types of models that are made of Conv1D, which stores its matrix as (n, m)."""
+
+CONVERGED = 1e-8
+"""Relative to σ₁: the most that randomised D·V may be off U·S, and Dᵀ·U off V·S."""
 
 
 def extrapolate(
@@ -57,20 +65,21 @@ def extrapolate(
     Deviations
         Embeddings and lm_head are left alone, and the difference is not taken in bfloat16.
     Cost
-        A randomised SVD by scikit-learn: O(m n k) time, three matrices of one module in memory.
+        A randomised SVD by scikit-learn, or Lanczos by scipy: O(m n k) time for each pass; three
+        matrices of one module in memory.
     """
     if k < 1 or not np.isfinite(alpha) or not (energy is None or 0 < energy <= 1):
         raise ParameterError(
             f"cannot extrapolate with k={k}, alpha={alpha}, energy={energy}",
             hint="k at least 1, a finite alpha, energy in (0, 1]",
         )
-    pairs = dict(_factors(base, aligned, k, alpha, energy))
-    if not pairs:
-        raise ParameterError(
-            "base and aligned weights are identical", hint="give two different models"
-        )
     with new_folder(Path(out)) as partial:
-        _write(partial, pairs, aligned, k, alpha)
+        pairs = dict(_factors(base, aligned, k, alpha, energy))
+        if not pairs:
+            raise ParameterError(
+                "base and aligned weights are identical", hint="give two different models"
+            )
+        _write(partial, pairs, aligned, alpha)
     return open_adapter(out)
 
 
@@ -78,11 +87,18 @@ def _factors(
     base: Checkpoint, aligned: Checkpoint, k: int, alpha: float, energy: float | None
 ) -> Iterator[tuple[str, tuple[Array, Array]]]:
     """A (k, n) and B (m, k) by module, for every matrix that alignment changed."""
+    transposed = _transposed(aligned)
     for name, shape in aligned.matrices().items():
         if name.split(".")[-1] in EMBEDDINGS:
             continue
         D = aligned.plain(name) - base.plain(name, expected=shape)
+        if not np.isfinite(D).all():
+            raise UnsupportedError(
+                f"{name} holds NaN or Inf in the base or the aligned weights",
+                hint="give two whole models",
+            )
         if D.any():
+            D = D.T if transposed else D
             U, s, Vh = leading_directions(D, k, energy)
             root = np.sqrt(s)
             yield name, (root[:, None] * Vh, alpha * U * root)
@@ -91,8 +107,8 @@ def _factors(
 def leading_directions(D: Array, k: int, energy: float | None) -> tuple[Array, Array, Array]:
     """The top k singular triplets of D (m, n), or those that hold a share of its energy.
 
-    Randomised, with a fixed seed and enough iterations to agree with the dense SVD; where k is
-    not small against D, the dense SVD itself.
+    Randomised, with a fixed seed; where the spectrum falls too slowly for that to agree with the
+    dense SVD, by Lanczos; where k is not small against D, the dense SVD itself.
     """
     try:
         from sklearn.utils.extmath import randomized_svd
@@ -104,10 +120,13 @@ def leading_directions(D: Array, k: int, energy: float | None) -> tuple[Array, A
     total = float((D * D).sum())
     k = min(k, most)
     while True:
-        if 4 * k > most:
-            U, s, Vh = np.linalg.svd(D, full_matrices=False)
-        else:
+        if 4 * k <= most:
             U, s, Vh = randomized_svd(D, k, n_oversamples=max(10, k), n_iter=12, random_state=0)
+            off = np.linalg.norm(D @ Vh.T - U * s) + np.linalg.norm(D.T @ U - Vh.T * s)
+            if off > CONVERGED * s[0]:
+                U, s, Vh = truncated_svd(D, k)
+        else:
+            U, s, Vh = np.linalg.svd(D, full_matrices=False)
         if energy is None:
             return U[:, :k], s[:k], Vh[:k]
         reached = np.cumsum(s**2)
@@ -118,8 +137,17 @@ def leading_directions(D: Array, k: int, energy: float | None) -> tuple[Array, A
         k = min(2 * k, most)
 
 
+def _transposed(checkpoint: Checkpoint) -> bool:
+    """Whether the model is one whose matrices are stored as (n, m)."""
+    path = checkpoint.folder / "config.json"
+    if not path.exists():
+        return False
+    raw = read_small(path, MAX_INDEX, HINT)
+    return parse(raw, str(path), marks=1_000_000, hint=HINT).get("model_type") in TRANSPOSED
+
+
 def _write(
-    folder: Path, pairs: dict[str, tuple[Array, Array]], aligned: Checkpoint, k: int, alpha: float
+    folder: Path, pairs: dict[str, tuple[Array, Array]], aligned: Checkpoint, alpha: float
 ) -> None:
     ranks = {name: len(A) for name, (A, _) in pairs.items()}
     usual = max(set(ranks.values()), key=list(ranks.values()).count)
@@ -133,6 +161,7 @@ def _write(
         "lora_alpha": usual,
         "lora_dropout": 0.0,
         "bias": "none",
+        "fan_in_fan_out": _transposed(aligned),
         "target_modules": sorted(ranks),
         "rank_pattern": others,
         "alpha_pattern": dict(others),

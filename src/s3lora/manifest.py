@@ -7,18 +7,16 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s3lora._version import __version__
 from s3lora.adapter import Adapter, Drop, Edit, Replace, Zero
 from s3lora.errors import AdapterError
 from s3lora.io.safetensors import CHUNK, open_regular
 from s3lora.io.sources import CARD, CONFIG, MANIFEST, WEIGHTS
+from s3lora.plan import Plan
 from s3lora.scores import ScoreTable
 from s3lora.selection import Policy
-
-if TYPE_CHECKING:
-    from s3lora.prune import Plan
 
 MAX_CARD = 8 * 2**20
 """Largest model card that is carried over, in bytes."""
@@ -112,7 +110,7 @@ def _section(adapter: Adapter, plan: Plan, table: ScoreTable | None, policy: Pol
     """The section of the card: in words what the manifest says in full."""
     count = f"{len(plan.chosen)} of {len(adapter.slots)} LoRA modules"
     how = _how(table, policy)
-    rows = [f"- `{name}`: {_what(edit)}" for name, edit in plan.edits.items()]
+    rows = [f"- `{name}`: {_what(plan.edits.get(name))}" for name in plan.chosen]
     taken = plan.edit in ("drop", "zero")
     done = "taken out" if taken else f"edited by `{plan.edit}` ({_shown(plan.edit_params)})"
     notes = [f"\nNote: {note}." for note in plan.notes]
@@ -134,8 +132,10 @@ def _section(adapter: Adapter, plan: Plan, table: ScoreTable | None, policy: Pol
     )
 
 
-def _what(edit: Edit) -> str:
+def _what(edit: Edit | None) -> str:
     """What became of a module, for people."""
+    if edit is None:
+        return "as it was: the edit has nothing to change there"
     if not isinstance(edit, Replace):
         return "left out" if isinstance(edit, Drop) else "kept with B = 0"
     off = f", {edit.error:.2%} off" if edit.error else ""

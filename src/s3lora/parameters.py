@@ -22,6 +22,11 @@ def typed_values(kind: type, what: str, given: Mapping[str, Any]) -> dict[str, A
         ParameterError: if there is no such field, a value does not fit, or one without a default
             is not given.
     """
+    if not dataclasses.is_dataclass(kind):
+        raise ParameterError(
+            f"{what} is no dataclass, so it cannot be given parameters",
+            hint="docs/write-a-method.md says how a method is written",
+        )
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in given:
         if key not in fields:
@@ -30,7 +35,8 @@ def typed_values(kind: type, what: str, given: Mapping[str, Any]) -> dict[str, A
                 hint=f"its parameters: {', '.join(fields) or 'none'}",
             )
     for key, field in fields.items():
-        if key not in given and field.default is dataclasses.MISSING:
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if key not in given and needed:
             raise ParameterError(f"{what} needs the parameter {key!r}", hint=f"give {key}=VALUE")
     return {key: _converted(key, value, fields[key].type) for key, value in given.items()}
 

@@ -1,202 +1,27 @@
-"""Taking modules out: a plan that can be looked at, and the writing of it."""
+"""Taking modules out, or editing them: a plan is carried out, whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from threadpoolctl import threadpool_limits
+from typing import Literal
 
 from s3lora.adapter import (
     Adapter,
-    Drop,
-    Edit,
-    LoraModule,
-    ModuleName,
-    Replace,
-    Weights,
-    Zero,
-    natural_key,
 )
 from s3lora.edits import Editor
-from s3lora.errors import AdapterError, OutputError, ParameterError, UnsupportedError
+from s3lora.errors import OutputError
 from s3lora.io import open_adapter
 from s3lora.io.atomic import new_folder
 from s3lora.io.checkpoint import Checkpoint
-from s3lora.io.peft_config import validated
-from s3lora.io.peft_writer import edited_config, folded_config, write_adapter
+from s3lora.io.peft_writer import write_adapter
 from s3lora.io.safetensors import TensorFile
 from s3lora.manifest import write_card, write_manifest
+from s3lora.plan import Plan, plan
 from s3lora.scores import ScoreTable
 from s3lora.selection import Policy
-from s3lora.targets import TARGETS, notes_for, taken_out
-from s3lora.verify import BROKEN, check
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What will be done to an adapter."""
-
-    chosen: tuple[ModuleName, ...]
-    """The modules to take out, in natural order."""
-    edits: Mapping[ModuleName, Edit]
-    """How: dropped, kept with B = 0, or given other factors. A chosen module that an edit left
-    as it is has none."""
-    edit: str
-    """What was asked for: drop, zero, or an editor's name."""
-    edit_params: Mapping[str, Any]
-    """The editor's parameters."""
-    target: str
-    """Whom the result is written for: a key of `TARGETS`."""
-    fold_scale: bool
-    """Whether scales are folded, so that every loader applies the same."""
-    notes: tuple[str, ...]
-    """What the user should know about the result."""
-
-
-def plan(
-    adapter: Adapter,
-    chosen: Collection[str],
-    *,
-    edit: Editor | Literal["drop", "zero"] = "drop",
-    base: Checkpoint | None = None,
-    aligned: Checkpoint | None = None,
-    target: str = "minimal",
-    fold_scale: bool = False,
-) -> Plan:
-    """Decide what becomes of each chosen module.
-
-    Args:
-        adapter: From `open_adapter`.
-        chosen: Names of modules, as a policy returns them.
-        edit: `drop` takes them out, `zero` keeps them with B = 0; an editor of `s3lora.edits`
-            gives them other factors.
-        base: Weights of the base model, for an editor that needs them.
-        aligned: Weights of the aligned model, likewise.
-        target: Whom the result is written for: `minimal`, `fused-safe` or `zero-fill`.
-        fold_scale: Write one scale and one rank that every loader reads alike.
-
-    Raises:
-        ParameterError: if a name or the target is unknown, no module would stay, the names that
-            stay cannot be told from one that leaves, or an editor lacks the weights it needs.
-        AdapterError: if a module that stays is broken, or not targeted by the config.
-        UnsupportedError: if B = 0 would not take a chosen module's effect out, a stack of
-            experts would have to be dropped, or scales are to be folded that cannot be.
-    """
-    if target not in TARGETS:
-        raise ParameterError(f"there is no target {target!r}", hint=f"one of {', '.join(TARGETS)}")
-    names = {ModuleName(name) for name in chosen}
-    for name in sorted(names - adapter.slots.keys()):
-        raise ParameterError(f"the adapter has no module {name!r}", hint="names are full paths")
-    if names == adapter.slots.keys() and edit == "drop":
-        raise ParameterError(
-            "no module would stay: an empty adapter cannot be loaded",
-            hint="use the base model without an adapter",
-        )
-    _refuse_broken(adapter, names)
-    if isinstance(edit, str):
-        obstacles = _obstacles(adapter)
-        edits = taken_out(adapter, names, "zero-fill" if edit == "zero" else target, obstacles)
-        _refuse_impossible(adapter, edits, obstacles)
-    else:
-        edits = _replaced(adapter, names, edit, {"base": base, "aligned": aligned})
-    config = edited_config(adapter, edits)
-    if fold_scale:
-        folded_config(adapter, edits, config)
-    ordered = {name: edits[name] for name in sorted(edits, key=natural_key)}
-    return Plan(
-        chosen=tuple(sorted(names, key=natural_key)),
-        edits=ordered,
-        edit=edit if isinstance(edit, str) else edit.name,
-        edit_params={} if isinstance(edit, str) else edit.params,
-        target=target,
-        fold_scale=fold_scale,
-        notes=tuple(notes_for(adapter, ordered, target, fold_scale=fold_scale)),
-    )
-
-
-def _replaced(
-    adapter: Adapter,
-    names: set[ModuleName],
-    editor: Editor,
-    given: Mapping[str, Checkpoint | None],
-) -> dict[ModuleName, Edit]:
-    """What the editor makes of each module; one that it leaves as it is has no edit."""
-    sources = {role: checkpoint for role, checkpoint in given.items() if checkpoint}
-    missing = sorted(editor.needs - sources.keys())
-    if missing:
-        raise ParameterError(
-            f"the edit {editor.name} needs the {' and the '.join(missing)} weights",
-            hint="give " + " and ".join(f"--{role} DIR" for role in missing),
-        )
-    for role in editor.needs:
-        sources[role].check(adapter, role)
-    edits: dict[ModuleName, Edit] = {}
-    with threadpool_limits(limits=1, user_api="blas"):
-        for name in names:
-            slot = adapter.slots[name]
-            if slot.kind == "expert":
-                raise UnsupportedError(
-                    f"{name} is one of a stack of experts, which can only be zeroed",
-                    hint="use --edit drop or zero, or choose other modules",
-                )
-            module = adapter.read(name)
-            if not (np.isfinite(module.A).all() and np.isfinite(module.B).all()):
-                raise UnsupportedError(
-                    f"{name} holds NaN or Inf, so it can only be taken out",
-                    hint="use --edit drop, or choose other modules",
-                )
-            weights = Weights(**{role: sources[role].matrix(name, slot) for role in editor.needs})
-            made = editor(module, weights)
-            if not _same(made, module):
-                edits[name] = made
-    return edits
-
-
-def _same(edit: Replace, module: LoraModule) -> bool:
-    return np.array_equal(edit.A, module.A) and np.array_equal(edit.B, module.B)
-
-
-def _refuse_broken(adapter: Adapter, chosen: set[ModuleName]) -> None:
-    """What stays must be loadable, and mean the same to every loader."""
-    faults = {f.where: f.message for f in adapter.findings if f.rule in BROKEN}
-    for name, slot in adapter.slots.items():
-        fault = faults.get(slot.parameter or name)
-        if fault and name not in chosen:
-            raise AdapterError(
-                f"{name} would stay, but {fault}",
-                hint=f"take it out first: --modules {name}",
-            )
-
-
-def _obstacles(adapter: Adapter) -> dict[ModuleName, str]:
-    """For each module whose effect B = 0 would not take out, the reason."""
-    if validated(adapter.config).rebased:
-        return dict.fromkeys(adapter.slots, "loading it changes the base weights too")
-    return {name: slot.unscored for name, slot in adapter.slots.items() if slot.unscored}
-
-
-def _refuse_impossible(
-    adapter: Adapter, edits: Mapping[ModuleName, Edit], obstacles: Mapping[ModuleName, str]
-) -> None:
-    stacks = frozenset(validated(adapter.config).parameters)
-    for name, edit in edits.items():
-        stacked = adapter.slots[name].kind == "expert"
-        if isinstance(edit, Zero) and name in obstacles:
-            drop = "use --target minimal, which drops the module"
-            raise UnsupportedError(
-                f"B = 0 would not take the effect of {name} out: {obstacles[name]}",
-                hint="a stack of experts cannot be dropped either: keep it" if stacked else drop,
-            )
-        if isinstance(edit, Drop) and any(f".{name}".endswith(f".{stack}") for stack in stacks):
-            raise UnsupportedError(
-                f"{name} cannot be dropped: PEFT would still look for this stack of experts",
-                hint="train or save the adapter again",
-            )
+from s3lora.verify import check
 
 
 def apply(

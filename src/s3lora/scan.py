@@ -8,7 +8,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from s3lora.adapter import Adapter, LoraModule, ModuleName, Weights
-from s3lora.errors import ParameterError
+from s3lora.errors import ParameterError, UnsupportedError
 from s3lora.findings import Finding
 from s3lora.io.checkpoint import Checkpoint
 from s3lora.methods import Method, TableMethod, make_method, params_of
@@ -34,9 +34,10 @@ def scan(
     Args:
         adapter: From `open_adapter`.
         method: A method, or the name of one with its default parameters.
-        base: The weights of the model before alignment, or, for the true update of DoRA, PiSSA
-            and OLoRA modules, of the model that the adapter was trained on.
-        aligned: The weights of the aligned model.
+        base: The weights of the model before alignment; alone, those of the model that the
+            adapter was trained on. With them the true update of DoRA, PiSSA and OLoRA modules is
+            scored.
+        aligned: The weights of the aligned model, on which the adapter was trained then.
         track: Wraps the iteration over the module names, for a progress bar.
 
     Returns:
@@ -72,6 +73,7 @@ def scan(
 
 NON_FINITE = "holds NaN or Inf"
 OVERFLOWS = "the update or its score is not finite"
+BROKEN_WEIGHTS = "the {} weights of the module hold NaN or Inf"
 ZERO = "zero update"
 
 
@@ -95,22 +97,28 @@ def _sources(
 def _row(adapter: Adapter, name: ModuleName, method: Method, sources: Sources) -> Score | Skipped:
     """One module's score, or why it has none: what is common to all methods is handled here."""
     slot = adapter.slots[name]
-    recovered = slot.unscored and slot.variant and "base" in sources
+    trained_on = "aligned" if "aligned" in sources else "base"
+    recovered = slot.unscored and slot.variant and trained_on in sources
     if slot.unscored and not recovered:
         return Skipped(name, slot.unscored)
-    wanted = method.needs | ({"base"} if recovered else frozenset())
-    weights = Weights(**{role: sources[role].matrix(name, slot) for role in wanted})
+    wanted = method.needs | ({trained_on} if recovered else frozenset())
+    matrices = {role: sources[role].matrix(name, slot) for role in sorted(wanted)}
+    for role, W in matrices.items():
+        if not np.isfinite(W).all():
+            return Skipped(name, BROKEN_WEIGHTS.format(role))
     try:
-        if recovered and weights.base is not None:
-            module = true_update(adapter, name, weights.base)
+        if recovered:
+            module = true_update(adapter, name, matrices[trained_on])
         else:
             module = adapter.read(name)
         reason = _unfit(module)
         if reason:
             return Skipped(name, reason, judged=reason == ZERO)
-        score = method.score(module, weights)
+        score = method.score(module, Weights(**matrices))
     except np.linalg.LinAlgError as error:
         return Skipped(name, f"the decomposition failed: {error}")
+    except UnsupportedError as error:
+        return Skipped(name, str(error))
     if isinstance(score, Skipped):
         return score
     if not np.isfinite([score.value, *score.parts.values()]).all():

@@ -88,7 +88,8 @@ def notes_for(
             "--target zero-fill leaves it in place"
         )
     replaced = {name: edit for name, edit in edits.items() if isinstance(edit, Replace)}
-    if any(len(edit.A) != adapter.slots[name].rank for name, edit in replaced.items()):
+    ranks = {name: len(edit.A) for name, edit in replaced.items()}
+    if not fold_scale and any(ranks[name] != adapter.slots[name].rank for name in ranks):
         yield "ranks differ now, in rank_pattern: SGLang and LoRAX want one; --fold-scale pads them"
     worst = max((edit.error for edit in replaced.values()), default=0.0)
     if worst:

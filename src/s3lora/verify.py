@@ -66,7 +66,9 @@ def _holds(written: LoraModule, before: Slot, edit: Replace) -> bool:
     wanted = before.scaling * singular_values(edit.B, edit.A)
     B = np.hstack([written.scaling * written.B, -before.scaling * edit.B])
     off = singular_values(B, np.vstack([written.A, edit.A]))
-    return float(np.linalg.norm(off)) <= 1e-5 * float(np.linalg.norm(wanted)) + 1e-30
+    rounding = abs(before.scaling) * float(np.linalg.norm(edit.B) * np.linalg.norm(edit.A))
+    allowed = 1e-5 * float(np.linalg.norm(wanted)) + 1e-6 * rounding + 1e-30
+    return float(np.linalg.norm(off)) <= allowed
 
 
 def _silent(adapter: Adapter, name: ModuleName) -> bool:

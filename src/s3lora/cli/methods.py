@@ -7,6 +7,7 @@ import inspect
 
 import click
 
+from s3lora.errors import ParameterError
 from s3lora.methods import make_method, method_class, method_names
 
 
@@ -18,7 +19,10 @@ def methods(name: str | None) -> None:
         names = method_names()
         width = max(map(len, names)) + 2
         for known in names:
-            summary = (inspect.getdoc(method_class(known)) or "").partition("\n")[0]
+            try:
+                summary = (inspect.getdoc(method_class(known)) or "").partition("\n")[0]
+            except ParameterError as error:  # a broken package must not hide the others
+                summary = str(error)
             click.echo(f"{known:<{width}}{summary}")
         return
     method = make_method(name)

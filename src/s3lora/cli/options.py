@@ -169,6 +169,8 @@ def editor_from(
         if values:
             raise ParameterError(f"--edit {name} has no parameters", hint="leave -e out")
         return "drop" if name == "drop" else "zero"
+    if "safe" in values:
+        raise ParameterError("safe is no parameter of -e", hint="name the adapter by --with SAFE")
     if safe is not None:
         values["safe"] = open_adapter(safe)
     if name == "flatten" and "level" not in values:

@@ -26,7 +26,8 @@ from s3lora.cli.output import track
 from s3lora.cli.scan import render
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
-from s3lora.prune import apply, plan
+from s3lora.plan import plan
+from s3lora.prune import apply
 from s3lora.report import gate_findings, make_report
 from s3lora.scan import scan as scan_adapter
 from s3lora.targets import TARGETS

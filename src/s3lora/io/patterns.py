@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 from s3lora.errors import AdapterError
@@ -48,14 +48,12 @@ def endings(name: str) -> Iterator[str]:
         at = name.find(".", at + 1)
 
 
-def stretches(name: str) -> Iterator[str]:
-    """Every run of whole pieces of a name: with `a.b.c` also `a.b`, `b.c`, `a`, `b` and `c`."""
+def stretches(name: str, lengths: Collection[int]) -> Iterator[str]:
+    """The runs of whole pieces of a name that have one of the lengths: of `a.b.c` `b.c` and `b`."""
     for ending in endings(name):
-        at = ending.find(".")
-        while at >= 0:
-            yield ending[:at]
-            at = ending.find(".", at + 1)
-        yield ending
+        for length in lengths:
+            if length == len(ending) or ending[length : length + 1] == ".":
+                yield ending[:length]
 
 
 class Matcher:
@@ -74,7 +72,7 @@ class Matcher:
             AdapterError: if one is too long or no valid expression, or they take too long.
         """
         keys = list(keys)
-        matched = self.plain([key for key in keys if is_plain(key)], endings)
+        matched = self.plain([key for key in keys if is_plain(key)], within=False)
         odd = [key for key in keys if not is_plain(key)]
         hits = self._expressions([rf"(.*\.)?({key})$" for key in odd], "match")
         return matched | {key: found for key, found in zip(odd, hits, strict=True) if found}
@@ -87,10 +85,8 @@ class Matcher:
         """
         return self._expressions([pattern], "fullmatch")[0]
 
-    def plain(
-        self, keys: Iterable[str], parts: Callable[[str], Iterable[str]]
-    ) -> dict[str, set[str]]:
-        """For each plain key that matches at all, the names of which it matches a part.
+    def plain(self, keys: Iterable[str], *, within: bool) -> dict[str, set[str]]:
+        """For each plain key that matches at all, the names that end in it, or have it within.
 
         A dot in a key stands for any character. Keys are told apart by where their dots are, and
         looked up, so that a pattern for each of a thousand modules costs milliseconds.
@@ -103,7 +99,7 @@ class Matcher:
         for name in self.names if known else ():
             if time.monotonic() > self._until:
                 raise _too_slow(sorted(known))
-            for part in parts(name):
+            for part in stretches(name, shapes) if within else endings(name):
                 for shape in shapes.get(len(part), ()):
                     key = _dotted(part, shape)
                     if key in known:

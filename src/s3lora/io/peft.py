@@ -138,7 +138,7 @@ def _variant(group: Group, slot: Slot, config: PeftConfig) -> Variant | None:
     init = config.raw.get("init_lora_weights", True)
     extras = group.parts.keys() - set(group.pair)
     reasons = [field for field in OTHER_VARIANTS if config.raw.get(field)]
-    if slot.kind != "linear":
+    if slot.kind != "linear" or config.raw.get("lora_bias"):
         return None
     if reasons == ["use_dora"] and extras == {"magnitude_vector"} and not config.rebased:
         return "dora"

@@ -19,7 +19,7 @@ from s3lora.errors import AdapterError, UnsupportedError
 from s3lora.findings import Finding
 from s3lora.io import config_fields as fields
 from s3lora.io.config_fields import HINT
-from s3lora.io.patterns import Matcher, endings, stretches
+from s3lora.io.patterns import Matcher, endings
 from s3lora.io.safetensors import read_small
 from s3lora.io.strict_json import parse
 
@@ -193,14 +193,15 @@ def resolve(config: PeftConfig, names: Sequence[ModuleName]) -> Resolved:
     alphas = _first_match(config.alphas, matches)
     rank: dict[str, int] = {name: ranks.get(name, config.r) for name in names}
     chosen = _chosen(config, names, matcher)
-    parameters = {n for n in names if not set(config.parameters).isdisjoint(endings(n))}
     return Resolved(
         scaling={
             name: alphas.get(name, config.alpha) / (math.sqrt(r) if config.rslora else r)
             for name, r in rank.items()
         },
         rank=rank,
-        targeted=frozenset(parameters | (chosen - _left_out(config, matcher))),
+        targeted=frozenset(
+            _ending_in(config.parameters, names) | (chosen - _left_out(config, matcher))
+        ),
         findings=(*_dead_patterns(keys, matches), *_missing_targets(config, names, chosen)),
     )
 
@@ -222,17 +223,21 @@ def _chosen(config: PeftConfig, names: Sequence[ModuleName], matcher: Matcher) -
         every = config.targets.lower() == "all-linear"
         return set(names) if every else matcher.whole(config.targets)
     exact = frozenset(config.targets)
-    ending = [name for name in names if not exact.isdisjoint(endings(name))]
-    return {name for name in ending if name in exact or _in_layers(config, name)}
+    return {name for name in _ending_in(exact, names) if name in exact or _in_layers(config, name)}
+
+
+def _ending_in(wanted: Collection[str], names: Iterable[str]) -> set[str]:
+    """The names that are one of those wanted, or end in one after a dot."""
+    known = frozenset(wanted)
+    return {name for name in names if not known.isdisjoint(endings(name))} if known else set()
 
 
 def _left_out(config: PeftConfig, matcher: Matcher) -> set[str]:
     """The modules that `exclude_modules` names, and those in or below one of `modules_to_save`."""
-    below: set[str] = set().union(*matcher.plain(config.saved, stretches).values())
+    below: set[str] = set().union(*matcher.plain(config.saved, within=True).values())
     if isinstance(config.excluded, str):
         return below | matcher.whole(config.excluded)
-    excluded = frozenset(config.excluded)
-    return below | {n for n in matcher.names if not excluded.isdisjoint(endings(n))}
+    return below | _ending_in(config.excluded, matcher.names)
 
 
 def _in_layers(config: PeftConfig, name: str) -> bool:
@@ -262,9 +267,10 @@ def _missing_targets(
         text = f"{field} names it, but the file carries no such module"
         return Finding("missing-module", "medium", where, text)
 
-    carried = {ending for name in names for ending in endings(name)}
-    if isinstance(config.targets, str):
-        rows = [] if chosen else [missing(config.targets, "target_modules")]
-    else:
-        rows = [missing(t, "target_modules") for t in config.targets or () if t not in carried]
+    targets = () if isinstance(config.targets, str) else config.targets or ()
+    wanted = frozenset((*targets, *config.parameters))
+    carried = {ending for name in names for ending in endings(name) if ending in wanted}
+    rows = [missing(target, "target_modules") for target in targets if target not in carried]
+    if isinstance(config.targets, str) and not chosen:
+        rows.append(missing(config.targets, "target_modules"))
     return rows + [missing(p, "target_parameters") for p in config.parameters if p not in carried]

@@ -91,7 +91,11 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
     stay = _staying(adapter, edits)
     changed = {n: s.rank for n, s in stay.items() if s.rank != adapter.slots[n].rank}
     if changed:
-        config["rank_pattern"] = {**changed, **(config.get("rank_pattern") or {})}
+        config["rank_pattern"] = changed | {
+            key: rank
+            for key, rank in (config.get("rank_pattern") or {}).items()
+            if key not in changed
+        }  # the first match wins
     if len(stay) == len(adapter.slots):
         return config
     named = sorted(name for name, slot in stay.items() if slot.kind != "expert")

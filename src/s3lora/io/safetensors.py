@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,8 +27,12 @@ from s3lora.io.strict_json import parse
 
 MAX_HEADER = 16 * 2**20
 """Largest header read, in bytes: an adapter of 80,000 expert modules has 11 MB."""
+MAX_FILE = 2**37
+"""Largest file read, in bytes: ten times an adapter of 70B parameters at rank 256 in float32."""
 MAX_TENSORS = 100_000
 MAX_NAME = 512
+MAX_PARTS = 24
+"""Most dots and numbers in a name; PEFT's names of experts have 16."""
 MAX_DIMENSIONS = 8
 CHUNK = 2**20
 """How much is copied or hashed at a time, in bytes."""
@@ -55,6 +60,8 @@ BITS = {
 
 ENTRY = frozenset(("dtype", "shape", "data_offsets"))
 """What a header says of a tensor."""
+
+_PARTS = re.compile(r"\.|\d+")
 
 HINT = "download or save the adapter again; if it is someone else's, do not load it"
 
@@ -181,6 +188,8 @@ def read_small(path: Path, most: int, hint: str) -> bytes:
 def _read_header(
     fd: int, size: int, path: Path
 ) -> tuple[Mapping[str, TensorInfo], Mapping[str, str]]:
+    if size > MAX_FILE:
+        raise AdapterError(f"{path} has {size} bytes, more than {MAX_FILE}", hint=HINT)
     prefix = os.pread(fd, 8, 0)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > size - 8:
@@ -222,6 +231,8 @@ def name_fault(name: str) -> str:
         return "the name holds control characters or spaces"
     if "/" in name or "\\" in name or ".." in name:
         return "the name looks like a path"
+    if len(_PARTS.findall(name)) > MAX_PARTS:
+        return f"the name has more than {MAX_PARTS} dots and numbers"
     return ""
 
 

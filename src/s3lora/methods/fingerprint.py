@@ -9,8 +9,8 @@ import numpy as np
 
 from s3lora.adapter import LoraModule, Weights
 from s3lora.errors import ParameterError
-from s3lora.linalg import Array, singular_values, spectrum_summary
-from s3lora.scores import Score, Unsafe
+from s3lora.linalg import TINY, Array, singular_values, spectrum_summary
+from s3lora.scores import Score, Skipped, Unsafe
 
 FEATURES: dict[str, Unsafe] = {
     "kurtosis": "high",
@@ -57,17 +57,19 @@ class Fingerprint:
         """Low for the entropy, high for the others."""
         return FEATURES[self.feature]
 
-    def score(self, module: LoraModule, weights: Weights) -> Score:
-        """The feature asked for; all of them beside it."""
+    def score(self, module: LoraModule, weights: Weights) -> Score | Skipped:
+        """The feature asked for; all of them beside it, but a kurtosis that is undefined."""
         s = abs(module.scaling) * singular_values(module.B, module.A)
         share = s / s.sum()
         pearson = kurtosis(module.B, module.A)
         parts = spectrum_summary(s) | {
             "concentration": float(share[0]),
-            "entropy": float(-(share @ np.log(share))),
-            "kurtosis_pearson": pearson,
-            "kurtosis_fisher": pearson - 3,
+            "entropy": max(float(-(share @ np.log(share))), 0.0),
         }
+        if not np.isnan(pearson):
+            parts |= {"kurtosis_pearson": pearson, "kurtosis_fisher": pearson - 3}
+        elif self.feature == "kurtosis":
+            return Skipped(module.name, "undefined: all entries of the update are equal")
         key = "kurtosis_fisher" if self.feature == "kurtosis" else self.feature
         return Score(module.name, parts[key], parts)
 
@@ -88,4 +90,6 @@ def kurtosis(B: Array, A: Array) -> float:
         second += float(square.sum())
         fourth += float(np.vdot(square, square))
     count = len(B) * A.shape[1]
-    return fourth / count / (second / count) ** 2 if second else float("nan")
+    if second / count <= (TINY * mean) ** 2:
+        return float("nan")
+    return float(fourth / count / (second / count) ** 2)

@@ -18,7 +18,7 @@ class Intruder:
     """How many of the top left singular vectors of W + ΔW are like none of W; a count.
 
     A vector is an intruder if its largest |cosine| with the left singular vectors of the base is
-    below ε. The tuned matrix is not formed for its truncated SVD.
+    below ε. The tuned matrix is not formed, unless `top` is most of its vectors.
 
     Source
         Paper: Shuttleworth et al., 2024, arXiv 2410.21228.
@@ -49,10 +49,13 @@ class Intruder:
         W = weights.base
         assert W is not None  # noqa: S101  scan has seen to it
         B, A = module.scaling * module.B, module.A
-        top = min(self.top, min(W.shape) - 1) or 1
-        tuned = truncated_svd(
-            W, top, (lambda x: W @ x + B @ (A @ x), lambda y: W.T @ y + A.T @ (B.T @ y))
-        )[0]  # (m, top)
+        top = min(self.top, *W.shape)
+        if top > min(W.shape) // 2:
+            tuned = truncated_svd(W + B @ A, top)[0]  # (m, top)
+        else:
+            tuned = truncated_svd(
+                W, top, (lambda x: W @ x + B @ (A @ x), lambda y: W.T @ y + A.T @ (B.T @ y))
+            )[0]
         if self.against:
             own = truncated_svd(W, min(self.against, *W.shape))[0]
         else:

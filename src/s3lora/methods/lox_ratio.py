@@ -10,6 +10,7 @@ import numpy as np
 from s3lora.adapter import LoraModule, Weights
 from s3lora.alignment import UNDEFINED, direction, truncated_svd
 from s3lora.errors import ParameterError
+from s3lora.linalg import TINY
 from s3lora.scores import Score, Skipped, Unsafe
 
 
@@ -50,7 +51,7 @@ class LoxRatio:
         aligned = float(np.linalg.norm(U.T @ D) / np.linalg.norm(D))
         inside = U.T @ D + (U.T @ B) @ A  # (k, n)
         whole = _squared_sum(D, B, A)
-        if whole <= 0:
+        if whole <= TINY * float((D * D).sum()):
             return Skipped(module.name, "undefined: the update takes the alignment back entirely")
         tuned = float(np.linalg.norm(inside) / np.sqrt(whole))
         parts = {"r_align": aligned, "r_ft": tuned}

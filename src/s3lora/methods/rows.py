@@ -58,7 +58,8 @@ def hoyer(x: Array) -> float:
     root = len(x) ** 0.5
     if root == 1:
         return 1.0
-    return float((root - np.abs(x).sum() / np.linalg.norm(x)) / (root - 1))
+    sparsity = float((root - np.abs(x).sum() / np.linalg.norm(x)) / (root - 1))
+    return min(max(sparsity, 0.0), 1.0)  # but for rounding
 
 
 def _top_share(norms: Array) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s3lora.adapter import LoraModule, Weights
+from s3lora.errors import ParameterError
 from s3lora.scores import Score, Skipped, Unsafe
 
 Single = NDArray[np.float32]
@@ -38,6 +39,10 @@ class S3LoraReleased:
     name: ClassVar[str] = "s3lora-released"
     unsafe: ClassVar[Unsafe] = "high"
     needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ParameterError(f"keep={self.keep} keeps nothing", hint="give at least 1")
 
     def score(self, module: LoraModule, weights: Weights) -> Score | Skipped:
         """The released index; the matrix's own S[0] beside it."""

@@ -43,4 +43,5 @@ class SafeLora:
         P = reweighted(V, X)
         size = float(np.linalg.norm(P))
         cosine = float((P * X).sum()) / (size * float(np.linalg.norm(X))) if size else 0.0
+        cosine = min(max(cosine, 0.0), 1.0)  # C is positive semi-definite, but for rounding
         return Score(module.name, cosine, {"shrinks_to": size / float(np.linalg.norm(X))})

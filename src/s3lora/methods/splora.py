@@ -10,7 +10,7 @@ import numpy as np
 from s3lora.adapter import LoraModule, Weights
 from s3lora.alignment import UNDEFINED, direction, reweighted, subspace
 from s3lora.errors import ParameterError, UnsupportedError
-from s3lora.linalg import thin_svd
+from s3lora.linalg import TINY, thin_svd
 from s3lora.scores import Score, Skipped, Unsafe
 
 FEWEST = 5
@@ -24,6 +24,8 @@ class Splora:
     d = ‖ΔW − Π·ΔW‖_F/√(m·n) is the distance per entry. Over the modules of the adapter, with
     their largest and smallest d, mean and variance, the score is (d_max − d_min)·(d − mean)/var:
     DIEM with empirical moments. A high score says misaligned. `robust` gives (d − median)/IQR.
+    With `subspace`, scaling all weights together changes nothing; with `safe-lora` it does, since C
+    grows with V.
 
     Source
         Paper: SPLoRA, 2025, arXiv 2506.18931; DIEM: Tessari et al., 2024, arXiv 2407.08623.
@@ -72,8 +74,10 @@ class Splora:
         else:
             U = subspace(V, self.energy, self.k)  # (m, K)
             P = U @ (U.T @ X)
-        d = float(np.linalg.norm(X - P)) / float(np.sqrt(V.size))
-        outside = float(np.linalg.norm(X - P) / np.linalg.norm(X))
+        size = float(np.linalg.norm(X))
+        outside = float(np.linalg.norm(X - P)) / size
+        outside = outside if outside > TINY else 0.0  # where Π reaches everything
+        d = outside * size / float(np.sqrt(V.size))
         return Score(module.name, d, {"distance": d, "share_outside": outside})
 
     def conclude(self, scores: tuple[Score, ...]) -> tuple[Score, ...]:
@@ -85,8 +89,8 @@ class Splora:
         d = np.array([score.parts["distance"] for score in scores])
         low, middle, high = np.quantile(d, [0.25, 0.5, 0.75])
         spread = high - low if self.robust else d.std()
-        if len(d) < FEWEST or spread <= 1e-12 * d.max():
-            why = f"{len(d)} modules" if len(d) < FEWEST else "modules all at one distance"
+        if len(d) < FEWEST or spread <= TINY * d.max():
+            why = f"{len(d)} modules" if len(d) < FEWEST else "modules without spread in distance"
             raise UnsupportedError(
                 f"E-DIEM is undefined for {why}",
                 hint=f"it compares at least {FEWEST} modules that differ; use another method",

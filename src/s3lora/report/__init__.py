@@ -10,7 +10,7 @@ from s3lora.adapter import Adapter, ModuleName
 from s3lora.agreement import Agreement
 from s3lora.findings import SEVERITIES, Finding, Severity, at_least
 from s3lora.manifest import tool
-from s3lora.prune import Plan
+from s3lora.plan import Plan
 from s3lora.scores import ScoreTable
 from s3lora.selection import AnyPolicy, Policy
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from s3lora.adapter import natural_key
+from s3lora.adapter import Replace, natural_key
 from s3lora.agreement import label, places
 from s3lora.compare import Difference
-from s3lora.prune import Plan
+from s3lora.plan import Plan
 from s3lora.report import Ranking, Report
 
 ENCODER = json.JSONEncoder(allow_nan=False)
@@ -61,9 +61,11 @@ def render(report: Report) -> str:
 
 def _plan(plan: Plan) -> dict[str, Any]:
     return {
+        "edit": {"name": plan.edit, "params": dict(plan.edit_params)},
         "target": plan.target,
         "fold_scale": plan.fold_scale,
         "edits": {name: edit.name for name, edit in plan.edits.items()},
+        "errors": {n: e.error for n, e in plan.edits.items() if isinstance(e, Replace)},
         "notes": list(plan.notes),
     }
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from s3lora.compare import Difference
 from s3lora.findings import SEVERITIES, Finding
-from s3lora.prune import Plan
+from s3lora.plan import Plan
 from s3lora.report import Report
 from s3lora.report.lines import Lines, printable
 from s3lora.scores import Score
