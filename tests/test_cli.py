@@ -136,6 +136,13 @@ def test_sibling_that_was_not_scanned_is_a_low_finding(tmp_path):
     }
 
 
+def test_files_that_belong_to_an_adapter_are_not_noted(tmp_path):
+    write_adapter(tmp_path)
+    for name in ("README.md", "s3lora.json", ".gitattributes", ".gitignore"):
+        (tmp_path / name).touch()
+    assert report("scan", tmp_path)["findings"] == []
+
+
 def test_score_alone_never_changes_the_status(tmp_path):
     pairs = sharpened(6) | {Q: (draw(2, 6) * [[1], [0]], 1e6 * draw(8, 2))}
     folder = write_adapter(tmp_path, pairs)

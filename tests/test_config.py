@@ -166,7 +166,7 @@ def test_expression_that_targets_nothing_says_so():
     assert (found.rule, found.where) == ("missing-module", "x.*")
 
 
-@pytest.mark.parametrize("init", ["pissa", "PISSA_niter_4", "olora", "x" * 100_000])
+@pytest.mark.parametrize("init", ["pissa", "PISSA_niter_4", "olora" + "x" * 100_000, "x" * 100_000])
 def test_reason_for_a_strange_start_is_short(init):
     assert 0 < len(validated(config_fields(init_lora_weights=init)).unscored) < 200
 

@@ -485,6 +485,7 @@ CANDIDATES = [
     "model.layers.1.mlp.experts.0.q_proj",
     "model.layers.0.mlp.down_proj",
     "blocks.1.layers.0.q_proj",
+    "model.layers.1.adapter.layers.0.q_proj",
     "layers.1.q_proj",
     "model.1.q_proj",
     "lm_head",
