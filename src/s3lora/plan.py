@@ -22,7 +22,7 @@ from s3lora.adapter import (
 )
 from s3lora.edits import Editor
 from s3lora.errors import AdapterError, ParameterError, UnsupportedError
-from s3lora.io.checkpoint import Checkpoint
+from s3lora.io.checkpoint import Checkpoint, Sources, sources_for
 from s3lora.io.peft_config import validated
 from s3lora.io.peft_writer import edited_config, folded_config
 from s3lora.linalg import Array
@@ -96,7 +96,9 @@ def plan(
         edits = taken_out(adapter, names, "zero-fill" if edit == "zero" else target, obstacles)
         _refuse_impossible(adapter, edits, obstacles)
     else:
-        edits = _replaced(adapter, names, edit, {"base": base, "aligned": aligned})
+        asker = f"the edit {edit.name}"
+        sources = sources_for(adapter, asker, edit.needs, base=base, aligned=aligned)
+        edits = _replaced(adapter, names, edit, sources)
     config = edited_config(adapter, edits)
     if fold_scale:
         folded_config(adapter, edits, config)
@@ -116,18 +118,9 @@ def _replaced(
     adapter: Adapter,
     names: set[ModuleName],
     editor: Editor,
-    given: Mapping[str, Checkpoint | None],
+    sources: Sources,
 ) -> dict[ModuleName, Edit]:
     """What the editor makes of each module; one that it leaves as it is has no edit."""
-    sources = {role: checkpoint for role, checkpoint in given.items() if checkpoint}
-    missing = sorted(editor.needs - sources.keys())
-    if missing:
-        raise ParameterError(
-            f"the edit {editor.name} needs the {' and the '.join(missing)} weights",
-            hint="give " + " and ".join(f"--{role} DIR" for role in missing),
-        )
-    for role in editor.needs:
-        sources[role].check(adapter, role)
     edits: dict[ModuleName, Edit] = {}
     with threadpool_limits(limits=1, user_api="blas"):
         for name in sorted(names, key=natural_key):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from s3lora.adapter import Adapter, LoraModule, ModuleName, Weights
-from s3lora.errors import ParameterError, UnsupportedError
+from s3lora.errors import UnsupportedError
 from s3lora.findings import Finding
-from s3lora.io.checkpoint import Checkpoint
+from s3lora.io.checkpoint import Checkpoint, Sources, sources_for
 from s3lora.methods import Method, TableMethod, make_method, params_of
 from s3lora.recover import true_update
 from s3lora.scores import Score, ScoreTable, Skipped
-
-Sources = Mapping[str, Checkpoint]
-"""Checkpoints by role, "base" and "aligned"."""
 
 Track = Callable[[Iterable[ModuleName]], Iterable[ModuleName]]
 
@@ -54,7 +51,8 @@ def scan(
         small several threads cost more than they give.
     """
     chosen = make_method(method) if isinstance(method, str) else method
-    sources = _sources(adapter, chosen, base, aligned)
+    asker = f"the method {chosen.name}"
+    sources = sources_for(adapter, asker, chosen.needs, base=base, aligned=aligned)
     _keep_freed_memory()
     with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"):
         rows = [_row(adapter, name, chosen, sources) for name in track(adapter.names)]
@@ -86,23 +84,6 @@ def _keep_freed_memory() -> None:
     It halves the time of a scan.
     """
     np.empty(2**25 - 2**16, np.uint8)
-
-
-def _sources(
-    adapter: Adapter, method: Method, base: Checkpoint | None, aligned: Checkpoint | None
-) -> Sources:
-    """The checkpoints by role, held against the adapter's names and shapes."""
-    given = {"base": base, "aligned": aligned}
-    sources = {role: checkpoint for role, checkpoint in given.items() if checkpoint}
-    missing = sorted(method.needs - sources.keys())
-    if missing:
-        raise ParameterError(
-            f"the method {method.name} needs the {' and the '.join(missing)} weights",
-            hint="give " + " and ".join(f"--{role} DIR" for role in missing),
-        )
-    for role, checkpoint in sources.items():
-        checkpoint.check(adapter, role)
-    return sources
 
 
 def _row(adapter: Adapter, name: ModuleName, method: Method, sources: Sources) -> Score | Skipped:

@@ -259,3 +259,40 @@ def _refuse_quantised(folder: Path) -> None:
         raise UnsupportedError(
             f"{folder} is quantised: its matrices are codes, not weights", hint=UNQUANTISED
         )
+
+
+Sources = Mapping[str, Checkpoint]
+"""Checkpoints by role, "base" and "aligned"."""
+
+
+def sources_for(
+    adapter: Adapter,
+    asker: str,
+    needs: frozenset[str],
+    *,
+    base: Checkpoint | None,
+    aligned: Checkpoint | None,
+) -> Sources:
+    """The checkpoints that are given, held against the adapter's names and shapes.
+
+    Args:
+        adapter: Whose modules they are for.
+        asker: What needs them, for the message.
+        needs: The roles it cannot do without.
+        base: Weights of the base model.
+        aligned: Weights of the aligned model.
+
+    Raises:
+        ParameterError: if one that is needed is not given, or one is of another model.
+    """
+    given = {"base": base, "aligned": aligned}
+    sources = {role: checkpoint for role, checkpoint in given.items() if checkpoint}
+    missing = sorted(needs - sources.keys())
+    if missing:
+        raise ParameterError(
+            f"{asker} needs the {' and the '.join(missing)} weights",
+            hint="give " + " and ".join(f"--{role} DIR" for role in missing),
+        )
+    for role, checkpoint in sources.items():
+        checkpoint.check(adapter, role)
+    return sources
