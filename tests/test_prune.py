@@ -38,7 +38,7 @@ from s3lora.adapter import Adapter, Drop, Zero
 from s3lora.cli import cli
 from s3lora.errors import AdapterError, OutputError, ParameterError, UnsupportedError
 from s3lora.io import atomic
-from s3lora.io.atomic import new_folder
+from s3lora.io.atomic import new_folder, write_file
 from s3lora.verify import BROKEN
 
 prune_module = importlib.import_module("s3lora.prune")  # the package has a function of that name
@@ -1092,3 +1092,11 @@ def test_an_existing_out_needs_force(make, out, tmp_path):
     assert run(source, "-o", out, "--modules", V, "--force").exit_code == 0
     assert V not in open_adapter(out).names
     assert Q not in open_adapter(tmp_path / "out.old").names
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+def test_a_name_that_is_too_long_is_an_error_and_no_traceback(make, tmp_path, length):
+    with pytest.raises(OutputError):
+        prune(open_adapter(make()), [Q], tmp_path / ("x" * length))
+    with pytest.raises(OutputError):
+        write_file(tmp_path / ("x" * length), "text")

@@ -706,3 +706,11 @@ def test_file_of_many_gigabytes_is_listed_at_once(tmp_path, bytes_read):
     assert adapter.tensors.nbytes > 2**32
     assert sum(bytes_read.values()) < 1000
     assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("rank", [1024, 1025])
+def test_a_rank_beyond_the_limit_is_not_scored(tmp_path, rank):
+    A, B = draw(rank, 4), draw(4, rank)
+    adapter = open_adapter(write_adapter(tmp_path, {Q: (A, B)}, config_fields(r=rank)))
+    reason = adapter.slots[Q].unscored
+    assert reason == ("" if rank == 1024 else "its rank is 1025, more than 1024")

@@ -26,7 +26,8 @@ RULES: dict[str, str] = {
     "non-finite": "A factor holds NaN or Inf, or the update overflows.",
     "zero-update": "Every update is zero: the adapter does nothing.",
     "unusual-key": "A tensor is named in a way that some loaders read differently or ignore.",
-    "unknown-setting": "The config sets a field that this version does not know.",
+    "unknown-setting": "The config sets a field that this version does not know, or leaves open "
+    "which modules it targets.",
     "dead-pattern": "A rank or alpha pattern matches no module of the file.",
     "conditional-update": "The update is applied only after an invocation sequence (aLoRA).",
     "unscanned-sibling": "A file beside the adapter that was not looked into.",

@@ -176,9 +176,10 @@ class Named:
         """
         from difflib import get_close_matches
 
+        known = table.names
         for name in self.names:
-            if name not in table.names:
-                close = get_close_matches(name, table.names, n=1)
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
                 guess = f"did you mean {close[0]}?" if close else "names are full paths"
                 raise ParameterError(f"the adapter has no module {name!r}", hint=guess)
         return _in_order({ModuleName(name) for name in self.names})

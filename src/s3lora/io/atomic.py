@@ -70,8 +70,8 @@ def write_file(out: Path, text: str) -> None:
     Raises:
         OutputError: if `out` is a link or a folder, or cannot be written.
     """
-    if out.is_symlink() or out.is_dir():
-        what = "a link" if out.is_symlink() else "a folder"
+    if os.path.islink(out) or os.path.isdir(out):
+        what = "a link" if os.path.islink(out) else "a folder"
         raise OutputError(f"{out} is {what}", hint="give the name of a file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -92,11 +92,11 @@ def _partial(out: Path) -> Path:
 
 
 def _refuse_taken(out: Path, replace: bool) -> None:
-    if out.is_symlink():
+    if os.path.islink(out):  # os.path answers no where a Path would raise: the name is too long
         raise OutputError(f"{out} is a link", hint="nothing is written through links: remove it")
     if not out.name or out.name == "..":
         raise OutputError(f"{out} is no name for a folder", hint="give the path of a new folder")
-    if out.exists() and not (replace and out.is_dir()):
+    if os.path.exists(out) and not (replace and os.path.isdir(out)):
         hint = "give a new path, or --force to move the old folder aside"
         raise OutputError(f"{out} exists already", hint=hint)
 

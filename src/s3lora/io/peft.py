@@ -21,6 +21,8 @@ from s3lora.io.safetensors import FLOATS, HINT, MAX_TENSORS, TensorFile, TensorI
 
 __all__ = ["PREFIX", "adapter_from"]
 
+MAX_RANK = 1024
+"""Largest rank that is scored: the time of a decomposition grows with its cube."""
 MAX_FACTOR = 2**28
 """Most numbers in one factor that is read: a vocabulary of 262,144 at rank 1024."""
 MAX_NOTES = 1000
@@ -130,6 +132,8 @@ def _slot(
         slot = replace(slot, kind="expert", rank=rank, experts=A.shape[0] // rank)
     slot = replace(slot, transposed=bool(config.raw.get("fan_in_fan_out")))
     unscored = _unscored(group, (A, B), config)
+    if slot.rank > MAX_RANK:
+        unscored = f"its rank is {slot.rank}, more than {MAX_RANK}"
     return replace(slot, unscored=unscored, variant=_variant(group, slot, config)), findings
 
 

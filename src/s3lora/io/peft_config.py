@@ -26,7 +26,7 @@ from s3lora.io.strict_json import parse
 _T = TypeVar("_T")
 
 MAX_CONFIG = 16 * 2**20
-"""Largest config read, in bytes: one that targets 80,000 expert modules by name has 5 MB."""
+"""Largest config read, in bytes: one that names 50,000 expert modules has 3 MB."""
 MAX_MARKS = 600_000
 """Most marks of JSON in a config: as many as if it also gave each of those its rank and alpha."""
 MAX_LAYER_LISTS = 10

@@ -26,7 +26,7 @@ from s3lora.errors import AdapterError, UnsupportedError
 from s3lora.io.strict_json import parse
 
 MAX_HEADER = 16 * 2**20
-"""Largest header read, in bytes: an adapter of 80,000 expert modules has 11 MB."""
+"""Largest header read, in bytes: one of 50,000 expert modules has 14 MB."""
 MAX_FILE = 2**37
 """Largest file read, in bytes: ten times an adapter of 70B parameters at rank 256 in float32."""
 MAX_TENSORS = 100_000
