@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +20,7 @@ from planted import planted
 from s3lora import open_adapter, scan
 from s3lora.agreement import agreement
 from s3lora.io.checkpoint import Checkpoint
-from s3lora.selection import PAPER_SHARE
+from s3lora.selection import paper_k
 
 RESULTS = Path(__file__).parent / "results" / "agreement.json"
 FREE = ("s3lora", "spectrum", "magnitude", "rows", "fingerprint", "random", "last-layers")
@@ -30,7 +29,7 @@ FREE = ("s3lora", "spectrum", "magnitude", "rows", "fingerprint", "random", "las
 def measured(folder: str | Path, methods: tuple[str, ...], base: Checkpoint | None) -> dict:
     """All pairs of methods on one adapter."""
     adapter = open_adapter(folder)
-    k = math.ceil(PAPER_SHARE * len(adapter.names))
+    k = paper_k(len(adapter.names))
     tables = [scan(adapter, method, base=base) for method in methods]
     pairs = agreement(tables, k)
     for pair in pairs:

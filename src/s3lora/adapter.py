@@ -52,6 +52,11 @@ class LoraModule:
     scaling: float
     """s, applied to B·A: alpha/r, or alpha/√r with rank-stabilised LoRA."""
 
+    @property
+    def finite(self) -> bool:
+        """Whether the factors hold neither NaN nor Inf."""
+        return bool(np.isfinite(self.A).all() and np.isfinite(self.B).all())
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:

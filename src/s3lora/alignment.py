@@ -12,7 +12,7 @@ import numpy as np
 
 from s3lora.adapter import Weights
 from s3lora.errors import ParameterError
-from s3lora.linalg import Array
+from s3lora.linalg import Array, energy_rank
 
 UNDEFINED = "undefined: the base and the aligned weights of the module are identical"
 
@@ -62,8 +62,7 @@ def subspace(V: Array, energy: float, k: int = 0) -> Array:
     tall = V.shape[0] > V.shape[1]
     eigenvalues, E = np.linalg.eigh(V.T @ V if tall else V @ V.T)
     eigenvalues, E = eigenvalues[::-1].clip(min=0), E[:, ::-1]
-    reached = np.cumsum(eigenvalues)
-    count = int(np.searchsorted(reached, energy * reached[-1] * (1 - 1e-12))) + 1
+    count = energy_rank(eigenvalues, energy)
     if not tall:
         return np.asarray(E[:, :count])
     return np.asarray(np.linalg.qr(V @ E[:, :count])[0])

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from s3lora.adapter import Adapter, LoraModule, ModuleName, natural_key
 from s3lora.errors import UnsupportedError
-from s3lora.linalg import singular_values
+from s3lora.linalg import difference_values, singular_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _read(adapter: Adapter, name: ModuleName) -> LoraModule | None:
 
 def _norm(module: LoraModule | None) -> float | None:
     """‖s·B·A‖_F; None if it cannot be told."""
-    if module is None or not np.isfinite(module.A).all() or not np.isfinite(module.B).all():
+    if module is None or not module.finite:
         return None
     norm = math.hypot(*(module.scaling * singular_values(module.B, module.A)))
     return norm if math.isfinite(norm) else None
@@ -85,9 +85,8 @@ def _equal(a: LoraModule, b: LoraModule) -> bool:
 
 def _change(a: LoraModule, b: LoraModule, norm: float) -> float | None:
     """‖s_b·B_b·A_b − s_a·B_a·A_a‖_F/norm, as one update of the summed rank; None if not finite."""
-    B = np.hstack([a.scaling * a.B, -b.scaling * b.B])  # (m, r_a + r_b)
-    A = np.vstack([a.A, b.A])  # (r_a + r_b, n)
-    if norm == 0 or not np.isfinite(B).all():
+    B, B_less = a.scaling * a.B, b.scaling * b.B
+    if norm == 0 or not (np.isfinite(B).all() and np.isfinite(B_less).all()):
         return None
-    change = math.hypot(*singular_values(B, A)) / norm
+    change = math.hypot(*difference_values(B, a.A, B_less, b.A)) / norm
     return change if math.isfinite(change) else None

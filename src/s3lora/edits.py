@@ -12,7 +12,7 @@ import numpy as np
 from s3lora.adapter import Adapter, LoraModule, Replace, Weights
 from s3lora.alignment import UNDEFINED, direction, reweighted, subspace
 from s3lora.errors import ParameterError, UnsupportedError
-from s3lora.linalg import Array, ThinSVD, thin_svd
+from s3lora.linalg import Array, ThinSVD, energy_rank, thin_svd
 from s3lora.mas_svd import mas_svd
 from s3lora.parameters import typed_values
 
@@ -183,9 +183,7 @@ class Truncate:
         svd = thin_svd(module.B, module.A)
         if not len(svd.s):
             return Replace(module.A, module.B)
-        reached = np.cumsum((svd.s / svd.s[0]) ** 2)
-        k = int(np.searchsorted(reached, self.energy * reached[-1] * (1 - 1e-12))) + 1
-        k = min(k, len(svd.s))
+        k = energy_rank((svd.s / svd.s[0]) ** 2, self.energy)
         return truncated(svd, k) if k < len(module.A) else Replace(module.A, module.B)
 
 
@@ -260,7 +258,7 @@ class Merge:
                 f"{module.name} has another shape in {self.safe.ref}",
                 hint="both adapters must be for the same model",
             )
-        if not (np.isfinite(other.A).all() and np.isfinite(other.B).all()):
+        if not other.finite:
             raise UnsupportedError(
                 f"{module.name} holds NaN or Inf in {self.safe.ref}", hint="choose other modules"
             )

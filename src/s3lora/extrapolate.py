@@ -18,7 +18,7 @@ from s3lora.io.checkpoint import HINT, MAX_INDEX, Checkpoint
 from s3lora.io.safetensors import read_small, stored, write
 from s3lora.io.sources import CARD, CONFIG, WEIGHTS
 from s3lora.io.strict_json import parse
-from s3lora.linalg import Array
+from s3lora.linalg import Array, energy_rank
 
 EMBEDDINGS = ("embed_tokens", "wte", "wpe", "lm_head", "embed_positions", "word_embeddings")
 """Matrices that are looked up or shared, and left as they are."""
@@ -129,10 +129,8 @@ def leading_directions(D: Array, k: int, energy: float | None) -> tuple[Array, A
             U, s, Vh = np.linalg.svd(D, full_matrices=False)
         if energy is None:
             return U[:, :k], s[:k], Vh[:k]
-        reached = np.cumsum(s**2)
-        if len(s) == most or reached[-1] >= energy * total:
-            found = int(np.searchsorted(reached, energy * total * (1 - 1e-12))) + 1
-            found = min(found, len(s))
+        if len(s) == most or (s**2).sum() >= energy * total:
+            found = energy_rank(s**2, energy, total)
             return U[:, :found], s[:found], Vh[:found]
         k = min(2 * k, most)
 

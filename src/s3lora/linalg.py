@@ -126,6 +126,31 @@ def spectrum_summary(s: Array) -> dict[str, float]:
     }
 
 
+def energy_rank(squares: Array, share: float, total: float | None = None) -> int:
+    """The smallest k with Σ_{i≤k} squares_i ≥ share·total, but for rounding; at most all of them.
+
+    Args:
+        squares: Squared singular values, descending, shape (k,), k >= 1.
+        share: In (0, 1].
+        total: What the share is of; the sum of the squares if it is not given.
+    """
+    reached = np.cumsum(squares)
+    wanted = share * (float(reached[-1]) if total is None else total) * (1 - 1e-12)
+    return min(int(np.searchsorted(reached, wanted)) + 1, len(squares))
+
+
+def difference_values(B: Array, A: Array, B_less: Array, A_less: Array) -> Array:
+    """Singular values of B·A − B_less·A_less, as of one update of the summed rank.
+
+    Args:
+        B: Shape (m, r).
+        A: Shape (r, n).
+        B_less: Shape (m, r').
+        A_less: Shape (r', n).
+    """
+    return singular_values(np.hstack([B, -B_less]), np.vstack([A, A_less]))
+
+
 def weighted_median(values: Array, weights: Array) -> float:
     """The lower weighted median: the smallest value whose cumulative weight reaches half.
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from s3lora._version import __version__
 from s3lora.adapter import Adapter, Drop, Edit, Replace, Zero
-from s3lora.errors import AdapterError
-from s3lora.io.safetensors import CHUNK, open_regular
+from s3lora.io.safetensors import CHUNK, read_small
 from s3lora.io.sources import CARD, CONFIG, MANIFEST, WEIGHTS
 from s3lora.plan import Plan
 from s3lora.scores import ScoreTable
@@ -94,13 +93,8 @@ def _card(adapter: Adapter) -> str:
     path = Path(adapter.ref)
     card = (path if path.is_dir() else path.parent) / CARD
     if card.exists():
-        fd, size = open_regular(card)
-        with open(fd, "rb") as file:
-            if size > MAX_CARD:
-                raise AdapterError(
-                    f"{card} has {size} bytes", hint=f"a card has at most {MAX_CARD}"
-                )
-            return file.read().decode("utf-8", "surrogateescape")
+        raw = read_small(card, MAX_CARD, f"a card has at most {MAX_CARD}")
+        return raw.decode("utf-8", "surrogateescape")
     base = adapter.config.get("base_model_name_or_path")
     named = f"base_model: {json.dumps(base)}\n" if isinstance(base, str) and base else ""
     return f"---\n{named}library_name: peft\n---\n"

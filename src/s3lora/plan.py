@@ -146,7 +146,7 @@ def _editable(adapter: Adapter, name: ModuleName) -> LoraModule:
             hint="use --edit drop or zero, or choose other modules",
         )
     module = adapter.read(name)
-    if not (np.isfinite(module.A).all() and np.isfinite(module.B).all()):
+    if not module.finite:
         raise UnsupportedError(
             f"{name} holds NaN or Inf, so it can only be taken out",
             hint="use --edit drop, or choose other modules",

@@ -7,9 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from s3lora.adapter import (
-    Adapter,
-)
+from s3lora.adapter import Adapter
 from s3lora.edits import Editor
 from s3lora.errors import OutputError
 from s3lora.io import open_adapter

@@ -222,8 +222,13 @@ class ByLayer:
 AnyPolicy = Callable[[ScoreTable], tuple[ModuleName, ...]]
 
 
+def paper_k(count: int) -> int:
+    """K for so many modules or layers: 10 of 128, rounded up."""
+    return math.ceil(PAPER_SHARE * count)
+
+
 def default_policy(table: ScoreTable, *, by_layer: bool = False) -> Policy:
     """Top-K with K = 10 of 128, as in the paper's agent runs, rounded up; 17 of 210."""
     units = {layer_of(s.module) for s in table.scores} if by_layer else table.scores
-    policy = TopK(math.ceil(PAPER_SHARE * len(units)))
+    policy = TopK(paper_k(len(units)))
     return ByLayer(policy) if by_layer else policy

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from s3lora.adapter import Adapter, Drop, Edit, LoraModule, ModuleName, Replace, Slot, Zero
 from s3lora.errors import OutputError
 from s3lora.io.safetensors import TensorFile
-from s3lora.linalg import singular_values
+from s3lora.linalg import difference_values, singular_values
 
 BROKEN = frozenset(
     (
@@ -64,8 +64,7 @@ def check(
 def _holds(written: LoraModule, before: Slot, edit: Replace) -> bool:
     """Whether a module's update is the one that was planned, to float32."""
     wanted = before.scaling * singular_values(edit.B, edit.A)
-    B = np.hstack([written.scaling * written.B, -before.scaling * edit.B])
-    off = singular_values(B, np.vstack([written.A, edit.A]))
+    off = difference_values(written.scaling * written.B, written.A, before.scaling * edit.B, edit.A)
     rounding = abs(before.scaling) * float(np.linalg.norm(edit.B) * np.linalg.norm(edit.A))
     allowed = 1e-5 * float(np.linalg.norm(wanted)) + 1e-6 * rounding + 1e-30
     return float(np.linalg.norm(off)) <= allowed
@@ -74,5 +73,4 @@ def _holds(written: LoraModule, before: Slot, edit: Replace) -> bool:
 def _silent(adapter: Adapter, name: ModuleName) -> bool:
     """Whether a module's update is zero: one factor is, and the other is finite."""
     module = adapter.read(name)
-    zero = not (module.A.any() and module.B.any())
-    return zero and bool(np.isfinite(module.A).all() and np.isfinite(module.B).all())
+    return module.finite and not (module.A.any() and module.B.any())

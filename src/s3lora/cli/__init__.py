@@ -16,6 +16,7 @@ from s3lora.cli.prune import prune
 from s3lora.cli.rank import rank
 from s3lora.cli.scan import scan
 from s3lora.errors import S3LoraError
+from s3lora.report.escape import printable
 
 
 class Commands(click.Group):
@@ -26,14 +27,9 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except S3LoraError as error:
-            click.echo(f"error: {_escaped(str(error))}", err=True)
-            click.echo(f"hint: {_escaped(error.hint)}", err=True)
+            click.echo(f"error: {printable(str(error))}", err=True)
+            click.echo(f"hint: {printable(error.hint)}", err=True)
             ctx.exit(error.exit_code)
-
-
-def _escaped(text: str) -> str:
-    """The text with everything a terminal might act on escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

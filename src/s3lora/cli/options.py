@@ -16,7 +16,7 @@ from s3lora.errors import ParameterError
 from s3lora.findings import SEVERITIES
 from s3lora.io import open_adapter
 from s3lora.io.checkpoint import Checkpoint
-from s3lora.methods import Method, make_method
+from s3lora.methods import Method, make_method, params_of
 from s3lora.scan import scan
 from s3lora.scores import ScoreTable
 from s3lora.selection import (
@@ -159,9 +159,9 @@ def checkpoint_from(folder: Path | None) -> Checkpoint | None:
 
 
 def editor_from(
-    name: str, params: tuple[str, ...], safe: str | None, adapter: Adapter
+    name: str, params: tuple[str, ...], safe: str | None, adapter: Adapter, table: ScoreTable
 ) -> Editor | Literal["drop", "zero"]:
-    """The edit that --edit, -e and --with ask for."""
+    """The edit that --edit, -e and --with ask for; `table` is the scan that was made already."""
     values: dict[str, Any] = dict(values_of("-e", params))
     if (name == "merge") != (safe is not None):
         raise ParameterError("--edit merge and --with SAFE belong together", hint="give both")
@@ -174,8 +174,9 @@ def editor_from(
     if safe is not None:
         values["safe"] = open_adapter(safe)
     if name == "flatten" and "level" not in values:
-        keep = values.get("keep", 5)
-        scores = scan(adapter, make_method("s3lora", {"keep": keep})).scores
+        method = make_method("s3lora", {"keep": values.get("keep", 5)})
+        scanned = (table.method, table.params) == (method.name, params_of(method))
+        scores = (table if scanned else scan(adapter, method)).scores
         values["level"] = median([score.parts["ssi"] for score in scores])
     return make_editor(name, values)
 

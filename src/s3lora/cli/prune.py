@@ -94,7 +94,7 @@ def prune(
     planned = plan(
         opened,
         policy(table),
-        edit=editor_from(edit, edit_params, safe, opened),
+        edit=editor_from(edit, edit_params, safe, opened, table),
         **known,
         target=target,
         fold_scale=fold_scale,

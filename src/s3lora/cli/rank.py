@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import click
@@ -14,7 +13,7 @@ from s3lora.io import open_adapter
 from s3lora.methods import make_method
 from s3lora.report import Ranking
 from s3lora.scan import scan as scan_adapter
-from s3lora.selection import PAPER_SHARE
+from s3lora.selection import paper_k
 
 USUAL = ("s3lora", "spectrum", "magnitude", "rows", "fingerprint", "random", "last-layers")
 """The methods without -m: those that need nothing but the adapter."""
@@ -62,7 +61,7 @@ def rank(
         name, _, params = asked.partition(":")
         method = make_method(name, values_of("-m", filter(None, params.split(","))))
         tables.append(scan_adapter(opened, method, **known, track=track))
-    k = math.ceil(PAPER_SHARE * len(opened.names)) if top_k is None else top_k
+    k = paper_k(len(opened.names)) if top_k is None else top_k
     ranking = Ranking(adapter, tuple(tables), k, agreement(tables, k))
     if form == "json":
         from s3lora.report.json import render_ranking

@@ -99,6 +99,7 @@ class TensorFile:
         self._fd = fd
         self.infos, self.metadata = _read_header(fd, self.nbytes, path)
         self._recent: dict[str, NDArray[Any]] = {}
+        self._sha256 = ""
 
     def read(self, key: str) -> NDArray[Any]:
         """The tensor `key` in its stored shape and dtype (read-only).
@@ -139,11 +140,13 @@ class TensorFile:
         return self._pread(info.start, info.stop)
 
     def sha256(self) -> str:
-        """SHA-256 of the whole file, as hexadecimal digits."""
-        digest = hashlib.sha256()
-        for chunk in self._pread(0, self.nbytes):
-            digest.update(chunk)
-        return digest.hexdigest()
+        """SHA-256 of the whole file, as hexadecimal digits; the file is read for it once."""
+        if not self._sha256:
+            digest = hashlib.sha256()
+            for chunk in self._pread(0, self.nbytes):
+                digest.update(chunk)
+            self._sha256 = digest.hexdigest()
+        return self._sha256
 
     def _pread(self, start: int, stop: int) -> Iterator[bytes]:
         while start < stop:

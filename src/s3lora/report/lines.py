@@ -12,15 +12,10 @@ from unicodedata import east_asian_width
 from rich.color import ColorSystem
 from rich.console import Console
 
+from s3lora.report.escape import printable
+
 LONGEST = 2000
 """How much of one text is shown, in characters; names of modules and files are shorter."""
-
-
-def printable(text: str) -> str:
-    """The text with everything a terminal might act on escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Lines:

@@ -11,7 +11,8 @@ from rich.text import Text
 from s3lora.adapter import ModuleName, natural_key
 from s3lora.agreement import label, places
 from s3lora.report import Ranking
-from s3lora.report.lines import Lines, printable
+from s3lora.report.escape import printable
+from s3lora.report.lines import Lines
 from s3lora.scores import ScoreTable
 
 SHOWN = 15

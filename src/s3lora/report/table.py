@@ -20,7 +20,8 @@ from s3lora.compare import Difference
 from s3lora.findings import SEVERITIES, Finding
 from s3lora.plan import Plan
 from s3lora.report import Report
-from s3lora.report.lines import Lines, printable
+from s3lora.report.escape import printable
+from s3lora.report.lines import Lines
 from s3lora.scores import Score
 from s3lora.selection import robust_z
 
