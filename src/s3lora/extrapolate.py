@@ -15,7 +15,8 @@ from s3lora.errors import ParameterError, UnsupportedError
 from s3lora.io import open_adapter
 from s3lora.io.atomic import new_folder
 from s3lora.io.checkpoint import HINT, MAX_INDEX, Checkpoint
-from s3lora.io.safetensors import read_small, stored, write
+from s3lora.io.safetensors import read_small
+from s3lora.io.safetensors_writer import stored, write
 from s3lora.io.sources import CARD, CONFIG, WEIGHTS
 from s3lora.io.strict_json import parse
 from s3lora.linalg import Array, energy_rank

@@ -17,7 +17,8 @@ from s3lora.adapter import Adapter, Drop, Edit, ModuleName, Replace, Slot, Zero
 from s3lora.errors import ParameterError, UnsupportedError
 from s3lora.io.peft import PREFIX
 from s3lora.io.peft_config import resolve, validated
-from s3lora.io.safetensors import CHUNK, FLOATS, Stored, TensorFile, stored, write
+from s3lora.io.safetensors import CHUNK, FLOATS, TensorFile
+from s3lora.io.safetensors_writer import Stored, stored, write
 from s3lora.io.sources import CONFIG, WEIGHTS
 
 Edits = Mapping[ModuleName, Edit]

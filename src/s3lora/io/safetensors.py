@@ -1,4 +1,4 @@
-"""The safetensors format: a strict header check, tensors read one at a time, and a writer.
+"""The safetensors format: a strict header check, and tensors read one at a time.
 
 A file is eight bytes of header length, a JSON header {name: {dtype, shape, data_offsets}}, and the
 tensors' bytes, back to back. The check is stricter than the format's own library, which accepts
@@ -8,15 +8,14 @@ duplicate names, control characters and paths in names, and a million empty tens
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -279,40 +278,3 @@ def _check_layout(infos: Mapping[str, TensorInfo], start: int, size: int, path: 
     if start != size:
         what = "is cut off" if start > size else "holds bytes that belong to no tensor"
         raise AdapterError(f"{path} {what}: {size} bytes, {start} expected", hint=HINT)
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor to be written: its bytes come when they are asked for."""
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    chunks: Iterable[bytes]
-    nbytes: int
-
-
-def stored(key: str, array: NDArray[Any]) -> Stored:
-    """An array in memory as a tensor to be written; its dtype must be one of `FLOATS`."""
-    dtype = next(name for name, known in FLOATS.items() if known == array.dtype)
-    raw = np.ascontiguousarray(array).tobytes()
-    return Stored(key, dtype, array.shape, (raw,), len(raw))
-
-
-def write(file: BinaryIO, tensors: Iterable[Stored], metadata: Mapping[str, str]) -> None:
-    """Write the tensors in the order given, a chunk at a time; the header is padded to 8 bytes."""
-    tensors = tuple(tensors)
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    start = 0
-    for tensor in tensors:
-        header[tensor.key] = {
-            "dtype": tensor.dtype,
-            "shape": tensor.shape,
-            "data_offsets": (start, start + tensor.nbytes),
-        }
-        start += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for tensor in tensors:
-        file.writelines(tensor.chunks)
