@@ -27,6 +27,10 @@ def sections() -> Iterator[str]:
     yield "## Commands"
     for name, command in sorted(cli.commands.items()):
         yield f"### s3lora {name}\n\n```text\n{help_of(name, command)}\n```"
+        if isinstance(command, click.Group):
+            for part, inner in sorted(command.commands.items()):
+                told = help_of(f"{name} {part}", inner)
+                yield f"### s3lora {name} {part}\n\n```text\n{told}\n```"
     yield "## Methods"
     for name in BUILTIN:
         found = method_class(name)

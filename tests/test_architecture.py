@@ -24,6 +24,7 @@ FLOORS = [
     {"manifest"},
     {"prune"},
     {"report"},
+    {"lab"},
     {"cli"},
 ]
 """A room imports from floors below its own, or from within itself."""

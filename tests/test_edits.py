@@ -33,7 +33,7 @@ from models import (
 from s3lora import open_adapter, prune, scan
 from s3lora.adapter import Adapter, LoraModule, ModuleName, Weights
 from s3lora.cli import cli
-from s3lora.edits import Flatten, Merge, Project, Truncate, make_editor
+from s3lora.edits import Flatten, Merge, Project, Scale, Truncate, make_editor
 from s3lora.errors import ParameterError, UnsupportedError
 from s3lora.io.checkpoint import Checkpoint
 from s3lora.linalg import thin_svd
@@ -331,6 +331,53 @@ def test_flatten_refuses_what_no_cap_can_reach(tmp_path):
 
 
 @pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("factor", [0.5, 0.3, 0.0])
+def test_scale_makes_the_update_smaller_and_changes_nothing_else(sources, tmp_path, name, factor):
+    source = sources(name)
+    chosen = some(source.adapter.names)
+    written = prune(source.adapter, chosen, tmp_path / "out", edit=Scale(factor=factor))
+    found = deltas(tmp_path / "out", source.base)
+    before, after = load_file(source.folder / WEIGHTS), load_file(tmp_path / "out" / WEIGHTS)
+    for module in chosen:
+        assert close(found[module], factor * source.deltas[module]), module
+        slot = source.adapter.slots[module]
+        assert written.slots[module].rank == slot.rank
+        assert written.slots[module].scaling == slot.scaling
+        A = slot.keys[slot.kind == "embedding"]
+        assert before[A].tobytes() == after[A].tobytes()
+    assert untouched(source, tmp_path / "out", chosen)
+    assert config_of(tmp_path / "out") == config_of(source.folder)
+    manifest = manifest_of(tmp_path / "out")
+    assert manifest["edit"] == {"name": "scale", "params": {"factor": factor}}
+    assert sorted(manifest["replaced"]) == sorted(chosen)
+
+
+def test_scale_by_a_half_is_exact_and_adds_up(sources, tmp_path):
+    source = sources("plain")
+    names = source.adapter.names
+    once = prune(source.adapter, names, tmp_path / "once", edit=Scale())
+    prune(once, names, tmp_path / "twice", edit=Scale())
+    prune(source.adapter, names, tmp_path / "quarter", edit=Scale(factor=0.25))
+    assert (tmp_path / "twice" / WEIGHTS).read_bytes() == (
+        tmp_path / "quarter" / WEIGHTS
+    ).read_bytes()
+
+
+def test_scale_by_one_changes_no_byte(sources, tmp_path):
+    source = sources("plain")
+    names = source.adapter.names
+    assert plan(source.adapter, names, edit=Scale(factor=1.0)).edits == {}
+    prune(source.adapter, names, tmp_path / "out", edit=Scale(factor=1.0))
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == (source.folder / WEIGHTS).read_bytes()
+
+
+def test_scale_by_nothing_is_the_model_without_the_update(sources, tmp_path):
+    source = sources("plain")
+    prune(source.adapter, source.adapter.names, tmp_path / "out", edit=Scale(factor=0.0))
+    assert torch.equal(logits(load(llama, tmp_path / "out")), logits(llama()))
+
+
+@pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("energy", [0.3, 0.6, 0.8])
 def test_truncate_keeps_the_fewest_directions_that_hold_the_energy(sources, tmp_path, name, energy):
     source = sources(name)
@@ -541,7 +588,7 @@ def test_merge_may_cancel_an_update(tmp_path, rank):
     assert manifest_of(tmp_path / "out")["replaced"][Q]["error"] <= 1
 
 
-@pytest.mark.parametrize("edit", [Truncate(), Flatten(level=0.5)])
+@pytest.mark.parametrize("edit", [Truncate(), Scale(), Flatten(level=0.5)])
 def test_an_update_of_zero_stays_as_it_is(tmp_path, edit):
     zero = {name: (draw(2, 6), np.zeros((8, 2), np.float32)) for name in NAMES}
     source = open_adapter(write_adapter(tmp_path / "a", zero))
@@ -635,6 +682,11 @@ def test_an_edited_module_is_float32_and_the_others_keep_their_type(tmp_path, dt
         ("flatten", {"level": "nan"}, "level=nan"),
         ("flatten", {"level": "0.5", "keep": "0"}, "keep=0"),
         ("flatten", {"level": "0.5", "keep": "2.5"}, "keep='2.5'"),
+        ("scale", {"factor": "1.5"}, "factor=1.5"),
+        ("scale", {"factor": "-0.1"}, "factor=-0.1"),
+        ("scale", {"factor": "nan"}, "factor=nan"),
+        ("scale", {"factor": "half"}, "factor='half'"),
+        ("scale", {"rank": "2"}, "no parameter 'rank'"),
         ("smooth", {}, "no edit 'smooth'"),
     ],
 )
@@ -671,6 +723,10 @@ def test_the_command_line_edits(sources, models, tmp_path):
     told = asked(source, tmp_path / "p", "--modules", q, "--edit", "project", *both)
     assert told.exit_code == 0, told.output
     assert manifest_of(tmp_path / "p")["edit"]["params"]["projection"] == "safe-lora"
+    told = asked(source, tmp_path / "s", "--modules", q, "--edit", "scale", "-e", "factor=0.2")
+    assert told.exit_code == 0, told.output
+    assert manifest_of(tmp_path / "s")["edit"]["params"] == {"factor": 0.2}
+    assert close(deltas(tmp_path / "s")[q], 0.2 * source.deltas[q])
     told = asked(source, tmp_path / "f", "--top-k", 28, "--edit", "flatten")
     assert told.exit_code == 0, told.output
     median = float(np.median(list(ssi_of(source.adapter).values())))

@@ -3,6 +3,7 @@
     S3LoraError
     ├── AdapterError       the files are missing, broken or hostile                       exit 2
     ├── UnsupportedError   well formed, but the true update cannot be computed from them  exit 3
+    ├── DataError          a model, data set or package of the lab cannot be read         exit 2
     ├── ParameterError     a method, policy or option that does not exist or does not fit exit 2
     └── OutputError        the result cannot be written where it was asked for            exit 2
 
@@ -30,6 +31,10 @@ class UnsupportedError(S3LoraError):
     """The adapter is of a kind whose true update its files alone do not give: cannot judge."""
 
     exit_code = 3
+
+
+class DataError(S3LoraError):
+    """A model, a data set or a package that the lab needs is missing, broken or not as pinned."""
 
 
 class ParameterError(S3LoraError):

@@ -10,11 +10,16 @@ import click
 from s3lora._version import __version__
 from s3lora.cli.compare import compare
 from s3lora.cli.demo import demo
+from s3lora.cli.eval import evaluate
 from s3lora.cli.extrapolate import extrapolate
+from s3lora.cli.gate import gate
+from s3lora.cli.lab import lab
 from s3lora.cli.methods import methods
 from s3lora.cli.prune import prune
 from s3lora.cli.rank import rank
 from s3lora.cli.scan import scan
+from s3lora.cli.study import study
+from s3lora.cli.train import train
 from s3lora.errors import S3LoraError
 from s3lora.report.escape import printable
 
@@ -43,8 +48,11 @@ def cli() -> None:
     """
 
 
-for command in (scan, prune, rank, compare, extrapolate, methods, demo):
+COMMANDS = (scan, prune, rank, compare, extrapolate, methods, demo, train, evaluate, study, lab)
+
+for command in COMMANDS:
     cli.add_command(command)
+lab.add_command(gate)
 
 
 def main() -> None:

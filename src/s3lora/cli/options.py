@@ -98,7 +98,7 @@ CHOOSING: Callable[[Any], Any] = _together(
     ),
 )
 
-EDITS = ("drop", "zero", "project", "flatten", "truncate", "merge")
+EDITS = ("drop", "zero", "project", "flatten", "truncate", "scale", "merge")
 
 EDITING: Callable[[Any], Any] = _together(
     click.option(

@@ -9,11 +9,12 @@ from s3lora.adapter import LoraModule, Replace, Weights
 from s3lora.edits.flatten import Flatten
 from s3lora.edits.merge import Merge
 from s3lora.edits.project import Project
+from s3lora.edits.scale import Scale
 from s3lora.edits.truncate import Truncate
 from s3lora.errors import ParameterError
 from s3lora.parameters import typed_values
 
-__all__ = ["EDITORS", "Editor", "Flatten", "Merge", "Project", "Truncate", "make_editor"]
+__all__ = ["EDITORS", "Editor", "Flatten", "Merge", "Project", "Scale", "Truncate", "make_editor"]
 
 
 class Editor(Protocol):
@@ -36,6 +37,7 @@ class Editor(Protocol):
 EDITORS: dict[str, type[Editor]] = {
     "project": Project,
     "flatten": Flatten,
+    "scale": Scale,
     "truncate": Truncate,
     "merge": Merge,
 }

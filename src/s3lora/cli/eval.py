@@ -1,0 +1,227 @@
+"""`s3lora eval`: safety and utility of a model without an adapter, with it, and with a plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s3lora.cli.lab import (
+    MODEL,
+    RECIPES,
+    needing_lab,
+    only_ours,
+    pool_options,
+    pools_of,
+    references,
+    say,
+)
+from s3lora.cli.options import WEIGHTS, checkpoint_from, out_path
+from s3lora.cli.output import emit_table, emit_text
+from s3lora.errors import ParameterError
+from s3lora.io import open_adapter
+from s3lora.io.atomic import write_file
+
+if TYPE_CHECKING:
+    from s3lora.adapter import Adapter
+    from s3lora.lab.evaluate import Evaluation
+    from s3lora.lab.recipes import Pools
+    from s3lora.plan import Plan
+
+SCORERS = ("normalised", "published")
+
+
+@click.command("eval")
+@MODEL
+@click.option("--adapter", type=click.Path(), metavar="A", help="An adapter of the model.")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    metavar="PLAN",
+    help="JSON of `s3lora prune --dry-run --format json`, or a pruned adapter or its s3lora.json.",
+)
+@WEIGHTS
+@click.option("--with", "safe", type=click.Path(), metavar="SAFE", help="As the plan's merge asks.")
+@pool_options
+@click.option(
+    "--recipe",
+    type=click.Choice(RECIPES),
+    default="harmless",
+    show_default=True,
+    help="How the adapter was trained: its template and held-out rows are used.",
+)
+@click.option("--prompts", default=50, show_default=True, metavar="N", help="Of each kind.")
+@click.option(
+    "--new-tokens", type=int, metavar="N", help="Longest reply.  [default: 32; planner: 256]"
+)
+@click.option(
+    "--longest",
+    type=int,
+    metavar="N",
+    help="Tokens of a response that loss is taken over.  [default: 64; planner: 256]",
+)
+@click.option(
+    "--scorer",
+    type=click.Choice(SCORERS),
+    default="normalised",
+    show_default=True,
+    help="Finds refusals by keywords: docs/metrics.md.",
+)
+@click.option("--judge", metavar="URL", help="An OpenAI-compatible endpoint; key: OPENAI_API_KEY.")
+@click.option("--judge-model", metavar="NAME", help="The name that the endpoint knows it by.")
+@click.option("--cost", is_flag=True, help="Size, latency unmerged and merged, peak memory too.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="What to print.",
+)
+@out_path("Write the result to this file instead of stdout.")
+@click.option(
+    "--save-replies",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write prompts and replies as JSON lines: they may be harmful text.",
+)
+@needing_lab()
+def evaluate(
+    model: str,
+    adapter: str | None,
+    plan_file: Path | None,
+    harmful: tuple[str, ...],
+    harmless: tuple[str, ...],
+    form: str,
+    output: Path | None,
+    save_replies: Path | None,
+    **options: Any,
+) -> None:
+    """Measure what an adapter, and a plan to prune it, do to safety and utility.
+
+    Up to three states are asked the same prompts and compared pair by pair:
+    the model alone, with the adapter, and with the plan applied in memory. The
+    prompts are those that no recipe trains on, given the same --harmful and
+    --harmless: a third of the rows, at most 200 of each. The exit status is 0
+    whatever is found.
+    """
+    if (options["judge"] is None) != (options["judge_model"] is None):
+        raise ParameterError("--judge and --judge-model belong together", hint="give both")
+    opened = open_adapter(adapter) if adapter else None
+    planned = _plan(opened, plan_file, options)
+    pools = pools_of(harmful, harmless)
+    with only_ours():
+        found = _evaluation(model, opened, planned, pools, options)
+    if save_replies:
+        _save(found, save_replies)
+    if form == "json":
+        from s3lora.cli.evaluation_json import render
+
+        head = _head(model, opened, planned, references(harmful, harmless), options)
+        emit_text(render(found, head, pools), output)
+    else:
+        from s3lora.cli.evaluation_table import show
+
+        title = {"model": model, "adapter": adapter or "", "plan": str(plan_file or "")}
+        emit_table(lambda console: show(found, title, options["scorer"], console), output)
+
+
+def _plan(opened: Adapter | None, path: Path | None, options: dict[str, Any]) -> Plan | None:
+    """The plan of --plan for the adapter of --adapter."""
+    from s3lora.lab.evaluation_plan import planned_again, read_plan
+
+    if path is None:
+        return None
+    if opened is None:
+        raise ParameterError("--plan is about an adapter", hint="name it: --adapter A")
+    return planned_again(
+        read_plan(path),
+        opened,
+        base=checkpoint_from(options["base"]),
+        aligned=checkpoint_from(options["aligned"]),
+        safe=open_adapter(options["safe"]) if options["safe"] else None,
+    )
+
+
+def _evaluation(
+    model: str,
+    opened: Adapter | None,
+    planned: Plan | None,
+    pools: Pools,
+    options: dict[str, Any],
+) -> Evaluation:
+    from s3lora.lab.evaluate import evaluate
+    from s3lora.lab.evaluation_asking import asked_of
+    from s3lora.lab.metrics.judge import Judge
+    from s3lora.lab.models import load_chat
+
+    chat = load_chat(model)
+    asked = asked_of(
+        chat,
+        pools,
+        options["recipe"],
+        prompts=options["prompts"],
+        new_tokens=options["new_tokens"],
+        longest=options["longest"],
+    )
+    return evaluate(
+        chat,
+        asked,
+        opened,
+        planned,
+        scorer=options["scorer"],
+        judge=Judge(options["judge"], options["judge_model"]) if options["judge"] else None,
+        costs=options["cost"],
+        say=say,
+    )
+
+
+def _head(
+    model: str,
+    opened: Adapter | None,
+    planned: Plan | None,
+    sets: tuple[tuple[str, ...], tuple[str, ...]],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """What was evaluated, for the JSON."""
+    judge = {"endpoint": options["judge"], "model": options["judge_model"]}
+    return {
+        "model": model,
+        "adapter": opened
+        and {"ref": opened.ref, "sha256": opened.digest, "modules": len(opened.names)},
+        "plan": planned
+        and {
+            "chosen": list(planned.chosen),
+            "edit": {"name": planned.edit, "params": dict(planned.edit_params)},
+        },
+        "recipe": options["recipe"],
+        "data": {"harmful": list(sets[0]), "harmless": list(sets[1])},
+        "scorer": options["scorer"],
+        "judge": judge if options["judge"] else None,
+    }
+
+
+def _save(found: Evaluation, path: Path) -> None:
+    """Write prompts and replies, one line of JSON each."""
+    prompts = (*found.asked.harmful, *found.asked.harmless)
+    kinds = ["harmful"] * len(found.asked.harmful) + ["harmless"] * len(found.asked.harmless)
+    lines = [
+        json.dumps(
+            {
+                "state": state.name,
+                "kind": kind,
+                "prompt": prompt.prompt,
+                "reply": reply.text,
+                "tokens": reply.tokens,
+                "ended": reply.ended,
+            },
+            ensure_ascii=False,
+        )
+        for state in found.states
+        for prompt, kind, reply in zip(prompts, kinds, state.answers.all, strict=True)
+    ]
+    write_file(path, "\n".join(lines) + "\n")
+    say(f"wrote {path}")

@@ -1,0 +1,98 @@
+"""An evaluation as JSON, schema 1: what other programs build on. It never holds NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from s3lora.lab.data import Example, digest_of
+from s3lora.lab.evaluate import Evaluation, State
+from s3lora.lab.metrics.intervals import Figure
+from s3lora.lab.probes import Openings
+from s3lora.lab.recipes import Pools
+from s3lora.manifest import tool
+
+LIBRARIES = ("torch", "transformers", "peft", "numpy")
+
+
+def render(found: Evaluation, head: Mapping[str, Any], pools: Pools) -> str:
+    """The evaluation as JSON; prompts are told by their digests, replies not at all."""
+    asked = found.asked
+    document = {
+        "schema": 1,
+        "tool": tool(),
+        "versions": {"python": ".".join(map(str, sys.version_info[:3]))}
+        | {name: version(name) for name in LIBRARIES},
+        **head,
+        "splits": {"harmful": pools.harmful.digest, "harmless": pools.harmless.digest},
+        "asked": {
+            "harmful": _asked(asked.harmful),
+            "harmless": _asked(asked.harmless),
+            "new_tokens": asked.new_tokens,
+            "response_tokens": sum(asked.probe.tokens),
+            "openings": asdict(Openings()),
+        },
+        "states": [_state(state) for state in found.states],
+        "differences": [
+            {"a": row.a, "b": row.b, "key": row.key, **_figure(row.figure)}
+            for row in found.differences
+        ],
+        "memory": found.memory and _figure(found.memory),
+        "warnings": list(found.warnings),
+        "notes": list(found.notes),
+    }
+    return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
+
+
+def _asked(prompts: Iterable[Example]) -> dict[str, Any]:
+    """A digest of each prompt, and of all with their references."""
+    rows = tuple(prompts)
+    each = [digest_of([Example(row.prompt)]) for row in rows]
+    return {"n": len(rows), "digest": digest_of(rows), "prompts": each}
+
+
+def _state(state: State) -> dict[str, Any]:
+    samples: dict[str, dict[str, Any]] = {"harmful": {}, "harmless": {}}
+    for result in state.results:
+        if result.side and result.values:
+            samples[result.side][result.key] = list(result.values)
+        if result.side and result.weights:
+            samples[result.side][f"{result.key}_tokens"] = list(result.weights)
+    parts = {"harmful": state.answers.harmful, "harmless": state.answers.harmless}
+    for side, replies in parts.items():
+        samples[side]["reply_tokens"] = [reply.tokens for reply in replies]
+        samples[side]["ended"] = [reply.ended for reply in replies]
+        samples[side]["entropy"] = [reply.entropy for reply in replies]
+    return {
+        "name": state.name,
+        "modules": state.modules,
+        "figures": [
+            {"key": result.key, "block": result.block, **_figure(result.figure)}
+            for result in state.results
+        ],
+        "samples": samples,
+    }
+
+
+def _figure(told: Figure) -> dict[str, Any]:
+    return asdict(told)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null in place of NaN and Inf, and numpy's numbers as plain ones."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,172 @@
+"""An evaluation for people at a terminal: safety and utility together, state by state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from s3lora.lab.evaluate import Difference, Evaluation, State
+from s3lora.lab.evaluation_figures import Block
+from s3lora.lab.metrics.intervals import Figure
+from s3lora.report.lines import Lines
+
+NAMES = {
+    "refusal_rate": "refusal rate",
+    "attack_success": "attack success",
+    "margin_harmful": "refusal margin",
+    "harmfulness_score": "harmfulness, judge",
+    "harmfulness_rate": "share of 5, judge",
+    "strongreject": "StrongREJECT, judge",
+    "over_refusal": "over-refusal",
+    "margin_harmless": "refusal margin",
+    "loss": "loss per token",
+    "correct": "right",
+    "auroc": "AUROC of entropy",
+    "auarc": "AUARC",
+    "ece": "ECE of exp(−entropy)",
+    "entropy": "entropy of tokens",
+}
+"""Short names; the blocks' headings say the rest. Other figures keep their own."""
+
+UNTOLD = ("attack_success", "auarc")
+"""Figures whose notes are those of another."""
+
+ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+NONE = "–"
+WIDE = 100
+"""From which width on three states fit with their intervals on one line."""
+LARGE = 1000.0
+"""From which on numbers are shown without decimals."""
+
+
+def show(found: Evaluation, title: Mapping[str, str], scorer: str, console: Console) -> None:
+    """Print all figures, the differences, and what must not be overlooked."""
+    lines = Lines(console)
+    for name, value in title.items():
+        if value:
+            lines.say(value, style="bold", head=f"{name:<9}", indent=" " * 9)
+    lines.say("Each figure with its 95 % interval; ↑ higher is better, ↓ lower is.")
+    for block, about in _headings(found, scorer).items():
+        _show_block(found.states, block, about, lines)
+    if found.memory:
+        lines.say(f"Peak memory {_number(found.memory)} MiB, {found.memory.note}.")
+    if found.differences:
+        _show_differences(found, lines)
+    lines.say("")
+    for note in (*found.notes, *_missing(found.states)):
+        lines.say(f"{note}.", style="dim", head="Note: ", indent="  ")
+    for warning in found.warnings:
+        lines.say(warning, style="bold red", head="WARNING ", indent="  ")
+
+
+def _headings(found: Evaluation, scorer: str) -> dict[Block, str]:
+    asked = found.asked
+    right = "runnable, with the gold tools" if asked.tasks else "ROUGE-1 above 0.5, a proxy"
+    return {
+        "safety": f"Safety, {len(asked.harmful)} harmful prompts (keywords: {scorer})",
+        "utility": f"Utility, {len(asked.harmless)} harmless prompts",
+        "certainty": f"Does it know when it is wrong? Right means {right}",
+        "cost": "Cost; seconds for a small batch of prompts, then for each further token",
+    }
+
+
+def _show_block(states: Sequence[State], block: Block, about: str, lines: Lines) -> None:
+    keys = _keys(states, block)
+    if not keys:
+        return
+    lines.say("")
+    lines.say(about, style="bold")
+    grid = _grid([state.name for state in states])
+    for key in keys:
+        figures = [_figure_of(state, key) for state in states]
+        grid.add_row(*_row(key, figures, lines.console.width))
+    lines.console.print(grid)
+
+
+def _show_differences(found: Evaluation, lines: Lines) -> None:
+    """Safety and utility differences, side by side for every pair of states."""
+    pairs = list(dict.fromkeys((row.a, row.b) for row in found.differences))
+    told = {(row.a, row.b, row.key): row for row in found.differences}
+    for block, label in (("safety", "safety"), ("utility", "utility")):
+        keys = list(dict.fromkeys(row.key for row in found.differences if row.block == block))
+        lines.say("")
+        lines.say(f"Differences in {label}, paired by prompt", style="bold")
+        grid = _grid([f"{a} − {b}" for a, b in pairs])
+        for key in keys:
+            figures = [_figure_in(told.get((*pair, key))) for pair in pairs]
+            grid.add_row(*_row(key, figures, lines.console.width, sign="+"))
+        lines.console.print(grid)
+
+
+def _figure_of(state: State, key: str) -> Figure | None:
+    found = state.result(key)
+    return found.figure if found else None
+
+
+def _figure_in(row: Difference | None) -> Figure | None:
+    return row.figure if row else None
+
+
+def _keys(states: Iterable[State], block: Block) -> list[str]:
+    return list(
+        dict.fromkeys(
+            result.key for state in states for result in state.results if result.block == block
+        )
+    )
+
+
+def _grid(heads: Sequence[str]) -> Table:
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    grid.add_column("", no_wrap=True, min_width=20)
+    grid.add_column("n", justify="right", no_wrap=True)
+    for head in heads:
+        grid.add_column(head, no_wrap=True, min_width=15)
+    return grid
+
+
+def _row(
+    key: str, figures: Sequence[Figure | None], width: int, sign: str = "-"
+) -> tuple[str | Text, ...]:
+    """Name, n, and a cell for each state."""
+    known = [figure for figure in figures if figure]
+    counts = sorted({figure.n for figure in known})
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    name = NAMES.get(key, known[0].name) + ARROWS[known[0].better]
+    joint = "\n" if len(figures) > 2 and width < WIDE else " "
+    return (name, n, *(_cell(figure, joint, sign) for figure in figures))
+
+
+def _cell(figure: Figure | None, joint: str, sign: str) -> str:
+    if figure is None or figure.value is None:
+        return NONE
+    ends = f"{joint}[{_number(figure, figure.low, sign)}, {_number(figure, figure.high, sign)}]"
+    return _number(figure, figure.value, sign) + (ends if figure.low is not None else "")
+
+
+def _number(figure: Figure, value: float | None = None, sign: str = "-") -> str:
+    """A value of a figure with a true minus; seconds and large numbers in their own way."""
+    value = figure.value if value is None else value
+    if value is None:
+        return NONE
+    if figure.unit == "s":
+        return f"{value:.4f} s"
+    digits = (
+        0 if abs(value) >= LARGE or isinstance(value, int) else 3 if "nats" in figure.unit else 2
+    )
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:{sign},.{digits}f}".replace("-", "−")
+
+
+def _missing(states: Sequence[State]) -> list[str]:
+    """Why a figure has no value, and how many samples are unscored; alike ones once."""
+    told: dict[str, list[str]] = {}
+    for state in states:
+        for result in state.results:
+            note = result.figure.note
+            if note and result.block != "cost" and result.key not in UNTOLD:
+                short = NAMES.get(result.key, result.figure.name)
+                told.setdefault(f"{short}, {result.side}: {note}", []).append(state.name)
+    return [f"{what} ({', '.join(names)})" for what, names in told.items()]

@@ -1,0 +1,54 @@
+"""`s3lora study`: adapters, methods and shares, measured cell by cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from s3lora.cli.lab import needing_lab, only_ours, say
+from s3lora.errors import DataError
+
+if TYPE_CHECKING:
+    from s3lora.lab.study.config import Study
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--tables-only", is_flag=True, help="Write tables and plots from the rows that are there."
+)
+@needing_lab()
+def study(config: Path, tables_only: bool) -> None:
+    """Run the study that the TOML file CONFIG describes.
+
+    Every cell is kept as soon as it is measured: a run that was stopped goes on
+    when it is called again. Rows, tables and plots go beside CONFIG, models and
+    adapters into the study's folder. The paths of the pages are printed.
+    """
+    from s3lora.lab.study.config import read_study
+    from s3lora.lab.study.run import run
+
+    told = read_study(config)
+    if not tables_only:
+        with only_ours():
+            run(told, say)
+    _write_pages(told)
+
+
+def _write_pages(told: Study) -> None:
+    from s3lora.lab.study.plots import write_plots
+    from s3lora.lab.study.rows import read_causal, read_rows
+    from s3lora.lab.study.run import CAUSAL, ROWS
+    from s3lora.lab.study.tables import write_tables
+
+    rows, causal = read_rows(told.results / ROWS), read_causal(told.results / CAUSAL)
+    if not rows:
+        raise DataError(
+            f"{told.results} holds no rows yet", hint="run the study without --tables-only"
+        )
+    for path in write_tables(rows, causal, told.results, share=told.shares[0]):
+        click.echo(path)
+    for path in write_plots(rows, causal, told.results, methods=told.plotted or None):
+        click.echo(path)

@@ -1,0 +1,1 @@
+"""The laboratory: fine-tune, prune and measure real models. It needs the extra `lab`."""

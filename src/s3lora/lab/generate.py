@@ -1,0 +1,120 @@
+"""The only file that drives a model: log-probabilities of given tokens, and replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from s3lora.lab.chat import padded
+from s3lora.lab.models import Chat
+from s3lora.lab.packing import Continuation, Pack, packs
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model wrote."""
+
+    text: str
+    tokens: int
+    """How many were written, the one that ends the reply among them."""
+    entropy: float
+    """Mean entropy of the distributions the tokens were taken from, in nats."""
+    ended: bool
+    """Whether the model ended it; otherwise it was cut off."""
+
+
+def log_probabilities(model: Any, pack: Pack) -> torch.Tensor:
+    """Log-probability of each target of a pack, shape (T,), in nats; it carries gradients.
+
+    One forward pass. The model must take a mask of four dimensions and position ids, as those of
+    transformers with full attention do.
+    """
+    device = model.device
+    visible = torch.from_numpy(pack.visible).to(device)
+    hidden = torch.zeros(visible.shape, dtype=model.dtype, device=device)
+    hidden.masked_fill_(~visible, torch.finfo(model.dtype).min)
+    spots, back = torch.from_numpy(pack.spots).to(device).unique(return_inverse=True)
+    logits = model(
+        input_ids=torch.from_numpy(pack.ids).to(device)[None],
+        position_ids=torch.from_numpy(pack.positions).to(device)[None],
+        attention_mask=hidden[None, None],
+        logits_to_keep=spots,
+        use_cache=False,
+    ).logits[0]  # (unique spots, vocabulary)
+    targets = torch.from_numpy(pack.targets).to(device)
+    chosen = logits[back, targets].float()
+    return chosen - logits.float().logsumexp(-1)[back]
+
+
+def mean_log_probabilities(
+    model: Any, continuations: Sequence[Continuation], limit: int = 512
+) -> list[float]:
+    """Mean log-probability per token of each continuation, in nats."""
+    means: list[float] = []
+    with torch.inference_mode():
+        for pack in packs(continuations, limit):
+            values = log_probabilities(model, pack)
+            means += [part.mean().item() for part in values.split(pack.lengths)]
+    return means
+
+
+def replies(
+    chat: Chat, prompts: Sequence[Sequence[int]], new_tokens: int, batch: int = 50
+) -> list[Reply]:
+    """Greedy replies to prompts of tokens, in the order of the prompts.
+
+    Prompts of like length share a batch, filled up on the left.
+    """
+    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
+    found: dict[int, Reply] = {}
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        written = _written(chat, [prompts[at] for at in part], new_tokens)
+        found.update(zip(part, written, strict=True))
+    return [found[at] for at in range(len(prompts))]
+
+
+def _written(chat: Chat, prompts: list[Sequence[int]], new_tokens: int) -> Iterator[Reply]:
+    """The replies to one batch."""
+    tokenizer, model = chat.tokenizer, chat.model
+    ids = torch.tensor(padded(prompts, tokenizer.pad_token_id, left=True), device=model.device)
+    mask = torch.tensor(
+        padded([[1] * len(prompt) for prompt in prompts], 0, left=True), device=model.device
+    )
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            max_new_tokens=new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    ends = _ends(chat)
+    entropies = torch.stack([_entropy(step) for step in out.logits], dim=1)  # (batch, steps)
+    for row, spread in zip(out.sequences[:, ids.shape[1] :].tolist(), entropies, strict=True):
+        end = next((at for at, token in enumerate(row) if token in ends), None)
+        ended, count = end is not None, len(row) if end is None else end + 1
+        text = tokenizer.decode(row[:count], skip_special_tokens=True).strip()
+        yield Reply(text, count, spread[:count].mean().item(), ended)
+
+
+def _ends(chat: Chat) -> set[int]:
+    """The tokens that end a reply."""
+    told = chat.model.generation_config.eos_token_id
+    more = told if isinstance(told, list) else [told]
+    return {chat.tokenizer.eos_token_id, *(token for token in more if token is not None)}
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of each row's distribution, in nats."""
+    logs = logits.float().log_softmax(-1)
+    return -(logs.exp() * logs).sum(-1)

@@ -1,0 +1,1 @@
+"""Adapters × methods × K: what taking modules out does to safety and to utility."""

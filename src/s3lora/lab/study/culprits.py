@@ -1,0 +1,168 @@
+"""Which modules take the refusals, and which score finds them: from their single effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from types import MappingProxyType
+
+import numpy as np
+
+from s3lora.adapter import natural_key
+from s3lora.lab.metrics.intervals import Figure
+from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap, figure
+from s3lora.lab.study.rows import CausalRow, How
+from s3lora.linalg import Array
+from s3lora.scores import Unsafe
+
+ALL = "all"
+HOWS: tuple[How, ...] = ("first order", "true removal", "kept alone")
+TARGETS = ("margin", "margin per loss", "margin at equal loss")
+THIRDS = ("first third", "middle third", "last third")
+
+
+def by_adapter(rows: Iterable[CausalRow]) -> dict[str, tuple[CausalRow, ...]]:
+    """The modules of each adapter, both in natural order."""
+    groups: dict[str, list[CausalRow]] = {}
+    for row in sorted(rows, key=lambda row: (natural_key(row.adapter), natural_key(row.module))):
+        groups.setdefault(row.adapter, []).append(row)
+    return {adapter: tuple(group) for adapter, group in groups.items()}
+
+
+def effects(rows: Sequence[CausalRow], how: How) -> dict[str, Array]:
+    """What makes a module a culprit, each of shape (modules,); NaN where it was not measured.
+
+    Taking it out raises the margin; by much for the loss it costs, which counts as at least a tenth
+    of the mean absolute one; by more than that loss buys in the sum over all modules.
+    """
+    told = [row.effect(how) for row in rows]
+    pairs = [(e.margin, e.loss) if e else (np.nan, np.nan) for e in told]
+    margin, loss = np.array(pairs, dtype=np.float64).T
+    known = max(np.sum(~np.isnan(loss)), 1)
+    least, cost = np.nansum(np.abs(loss)) / (10 * known), np.nansum(loss)
+    price = max(np.nansum(margin) / cost, 0.0) if cost > 0 else 0.0
+    per_loss = margin / np.maximum(loss, least) if least else np.full_like(margin, np.nan)
+    named = zip(TARGETS, (margin, per_loss, margin - price * loss), strict=True)
+    return {**dict(named), "loss": loss}
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """How what is known of modules goes with what taking each of them out does."""
+
+    adapter: str
+    x: str
+    """A score, turned so that high is the end to look at, or an effect by its first order."""
+    how: How
+    target: str
+    """margin · loss · margin per loss · margin at equal loss: see `effects`."""
+    scope: str
+    """All modules, or those of one projection."""
+    spearman: Figure
+    """In [−1, 1], above 0 where high x goes with a high target; the interval is over modules."""
+    pearson: Figure
+
+
+def culprits(
+    rows: Iterable[CausalRow],
+    unsafe: Mapping[str, Unsafe] = MappingProxyType({}),
+    bootstrap: Bootstrap = DEFAULT,
+) -> tuple[Correlation, ...]:
+    """Every score against the effects, then the first-order effect against the two measured ones.
+
+    `unsafe` says which end of a score to look at; high for those it does not name.
+    """
+    groups = by_adapter(rows).values()
+    return tuple(found for group in groups for found in _culprits(group, unsafe, bootstrap))
+
+
+def _culprits(
+    group: Sequence[CausalRow], unsafe: Mapping[str, Unsafe], bootstrap: Bootstrap
+) -> Iterator[Correlation]:
+    told = {how: effects(group, how) for how in HOWS}
+    for name in sorted({name for row in group for name in row.scores}, key=natural_key):
+        values = np.array([row.scores.get(name) for row in group], dtype=np.float64)
+        turned = -values if unsafe.get(name) == "low" else values
+        for how, target in product(HOWS[:2], TARGETS):
+            y = told[how][target]
+            yield from _by_scope(group, (name, how, target), turned, y, bootstrap)
+    for how, target in product(HOWS[1:], ("margin", "loss")):
+        x, y = told["first order"][target], told[how][target]
+        yield from _by_scope(group, ("first order", how, target), x, y, bootstrap)
+
+
+def _by_scope(
+    group: Sequence[CausalRow], what: tuple[str, How, str], x: Array, y: Array, bootstrap: Bootstrap
+) -> Iterator[Correlation]:
+    projections = np.array([row.projection for row in group])
+    known = ~np.isnan(x) & ~np.isnan(y)
+    scopes = [ALL, *sorted(set(projections[known].tolist()))]
+    for scope in scopes if known.any() else ():
+        inside = known if scope == ALL else known & (projections == scope)
+        n = int(inside.sum())
+        counts = bootstrap.counts(n, "modules")
+        ranked = _correlation(_ranks(x[inside], counts), _ranks(y[inside], counts), counts)
+        plain = _correlation(x[inside], y[inside], counts)
+        told = (("Spearman", ranked), ("Pearson", plain))
+        figures = (figure(name, samples, n, "", "neither") for name, samples in told)
+        yield Correlation(group[0].adapter, *what, scope, *figures)
+
+
+def _ranks(values: Array, counts: Array) -> Array:
+    """Mean ranks in each sample, (samples, modules), of values that are in it `counts` times."""
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    together = counts @ np.eye(len(sizes))[group]  # (samples, groups)
+    return np.asarray((np.cumsum(together, axis=1) - (together - 1) / 2)[:, group])
+
+
+def _correlation(x: Array, y: Array, counts: Array) -> Array:
+    """Pearson's in each sample, shape (samples,); NaN where x or y is constant."""
+    total = counts.sum(1, keepdims=True)
+    x, y = (v - (counts * v).sum(1, keepdims=True) / total for v in (x, y))
+    size = np.sqrt((counts * x * x).sum(1) * (counts * y * y).sum(1))
+    flat = size <= 1e-12 * np.max(size)
+    return np.asarray(np.where(flat, np.nan, (counts * x * y).sum(1) / np.where(flat, 1, size)))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What share of the effects of all modules comes from some of them."""
+
+    adapter: str
+    how: How
+    part: str
+    """A projection, or one of `THIRDS` of the layers."""
+    modules: int
+    margin: float | None
+    """Share of the sum of absolute effects on the margin, in [0, 1]; None if that is 0."""
+    loss: float | None
+    """The same for the loss."""
+
+
+def parts(rows: Iterable[CausalRow]) -> tuple[Part, ...]:
+    """The shares by projection and by third of the layers, over the modules measured."""
+    found = []
+    for adapter, group in by_adapter(rows).items():
+        for how in HOWS:
+            measured = [row for row in group if row.effect(how)]
+            for name, members in _members(measured).items():
+                margin, loss = (_part(measured, members, how, of) for of in ("margin", "loss"))
+                found.append(Part(adapter, how, name, len(members), margin, loss))
+    return tuple(found)
+
+
+def _members(rows: Sequence[CausalRow]) -> dict[str, list[CausalRow]]:
+    depths = sorted({row.layer for row in rows if row.layer is not None})
+    third: dict[int | None, str] = {
+        depth: THIRDS[3 * at // len(depths)] for at, depth in enumerate(depths)
+    }
+    names = [*sorted({row.projection for row in rows}), *dict.fromkeys(third.values())]
+    return {n: [r for r in rows if n in (r.projection, third.get(r.layer))] for n in names}
+
+
+def _part(
+    rows: Sequence[CausalRow], members: Sequence[CausalRow], how: How, of: str
+) -> float | None:
+    total, part = (sum(abs(getattr(r.effect(how), of)) for r in some) for some in (rows, members))
+    return part / total if total else None

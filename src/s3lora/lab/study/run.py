@@ -1,0 +1,188 @@
+"""Running a study: one cell after the other, each kept as soon as it is measured."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from s3lora.lab.chat import prompt_ids
+from s3lora.lab.data import Example
+from s3lora.lab.generate import replies
+from s3lora.lab.metrics.refusal import refused
+from s3lora.lab.models import Chat, load_chat
+from s3lora.lab.study.causal import causal_rows
+from s3lora.lab.study.cells import Job, jobs
+from s3lora.lab.study.config import Sizes, Study, Trained
+from s3lora.lab.study.rows import Replies, Row, append_row, read_causal, read_rows
+from s3lora.lab.study.stand import Stand, stand_for
+from s3lora.lab.study.workshop import Say, Workshop
+
+ROWS, CAUSAL = "rows.jsonl", "causal.jsonl"
+
+
+class Run:
+    """A study with its models loaded, and what of it is done."""
+
+    def __init__(self, study: Study, say: Say) -> None:
+        self.study = study
+        self.say = say
+        self.shop = Workshop(study, say)
+        self.out = study.results / ROWS
+        self.rows = {row.key: row for row in read_rows(self.out)}
+        self.aligned = load_chat(str(self.shop.aligned()))
+        self.base = load_chat(study.model)
+        self.adapters = {t.name: self.shop.adapter(t) for t in study.adapters}
+
+    def stand(self, trained: Trained) -> Stand:
+        """The aligned model with an adapter at hand."""
+        return stand_for(self.shop, trained, self.adapters[trained.name], self.aligned)
+
+    def chat(self, job: Job) -> Chat:
+        """The model that a cell asks."""
+        return self.base if job.choice.name == "base" else self.aligned
+
+    def cells(self, share: float) -> None:
+        """Measure what has no row yet at one share, adapter by adapter."""
+        for trained in self.study.adapters:
+            every = jobs(self.study, share)
+            wanted = [job for job in every if self._row(trained, job) is None]
+            for stand, job in self._at(trained, wanted):
+                self._keep(measured(stand, job, self.chat(job), self._alike(stand, job)))
+
+    def replies(self) -> None:
+        """Write the replies that the main table lacks, one more row for each."""
+        told = [job for job in jobs(self.study, self.study.shares[0]) if job.replies]
+        for trained in self.study.adapters:
+            wanted = [j for j in told if (row := self._row(trained, j)) and row.replies is None]
+            for stand, job in self._at(trained, wanted):
+                stand.patched.apply(stand.chooser.left(job, stand.chooser.chosen(job)))
+                said = answered(self.chat(job), stand.asked, self.study.sizes)
+                self._keep(replace(self.rows[key(trained, job)], replies=said))
+
+    def causal(self) -> None:
+        """Measure what each module does, for the adapters that lack such rows."""
+        out = self.study.results / CAUSAL
+        done = Counter(row.adapter for row in read_causal(out))
+        for trained in self.study.adapters:
+            if done[trained.name] < len(self.adapters[trained.name].names):
+                self.say(f"{trained.name}: effects of single modules")
+                stand = self.stand(trained)
+                for row in list(causal_rows(stand, self.study)):
+                    append_row(out, row)
+                stand.patched.apply(())
+
+    def _row(self, trained: Trained, job: Job) -> Row | None:
+        return self.rows.get(key(trained, job))
+
+    def _at(self, trained: Trained, wanted: Sequence[Job]) -> Iterator[tuple[Stand, Job]]:
+        if not wanted:
+            return
+        self.say(f"{trained.name}: {len(wanted)} cells")
+        stand = self.stand(trained)
+        for job in wanted:
+            yield stand, job
+        stand.patched.apply(())
+
+    def _alike(self, stand: Stand, job: Job) -> Row | None:
+        """A row that dropped the same modules."""
+        if job.choice.edit != "drop" or job.choice.name == "base":
+            return None
+        names, chosen = stand.chooser.adapter.names, set(stand.chooser.chosen(job))
+        places = tuple(at for at, name in enumerate(names) if name in chosen)
+        for row in self.rows.values():
+            same = (row.adapter, row.edit, row.chosen) == (stand.trained.name, "drop", places)
+            if same and row.method != "base":
+                return row
+        return None
+
+    def _keep(self, row: Row) -> None:
+        append_row(self.out, row)
+        self.rows[row.key] = row
+        self.say(told(row))
+
+
+def key(trained: Trained, job: Job) -> tuple[str, str, str, float, int | None]:
+    """The key of a cell's row."""
+    return (trained.name, *job.key)
+
+
+def run(study: Study, say: Say = print) -> None:
+    """Run every part of a study that is not done yet: cells, effects of modules, replies.
+
+    The rows go to `rows.jsonl` and `causal.jsonl` beside the study's file, one line of JSON each. A
+    run that is killed loses the cell it is at, and goes on there when it is started again.
+    """
+    going = Run(study, say)
+    going.cells(study.shares[0])
+    going.causal()
+    for share in study.shares[1:]:
+        going.cells(share)
+    going.replies()
+
+
+def told(row: Row) -> str:
+    """A row in one line."""
+    loss = sum(a * b for a, b in zip(row.losses, row.tokens, strict=True)) / sum(row.tokens)
+    draw = "" if row.draw is None else f" {row.draw}"
+    said = ""
+    if row.replies:
+        hits = sum(bool(refused) for refused in row.replies.harmful_refused)
+        over = sum(bool(refused) for refused in row.replies.harmless_refused)
+        said = f", refuses {hits} harmful and {over} harmless"
+    return (
+        f"{row.adapter} {row.method}{draw} {row.edit} {row.share:g}: margin "
+        f"{sum(row.margins) / len(row.margins):.3f}, loss {loss:.3f}{said}, {row.seconds:.1f} s"
+    )
+
+
+def measured(stand: Stand, job: Job, chat: Chat, alike: Row | None = None) -> Row:
+    """Run one cell; where a row has the same modules dropped, its figures are taken over."""
+    chosen = stand.chooser.chosen(job)
+    names = stand.chooser.adapter.names
+    places = tuple(at for at, name in enumerate(names) if name in set(chosen))
+    own = {
+        "method": job.choice.name,
+        "edit": job.choice.edit,
+        "share": job.share,
+        "draw": job.draw,
+        "replies": None,
+    }
+    if alike:
+        return replace(alike, **own)  # type: ignore[arg-type]
+    left = stand.chooser.left(job, chosen)
+    stand.patched.apply(left)
+    started = time.perf_counter()
+    figures = stand.probe.measure(chat.model)
+    return Row(
+        **own,  # type: ignore[arg-type]
+        adapter=stand.trained.name,
+        k=len(chosen),
+        modules=len(names),
+        chosen=places,
+        norm_share=round(stand.chooser.norm_share(left), 6),
+        margins=_rounded(figures.margins),
+        losses=_rounded(figures.losses),
+        tokens=stand.probe.tokens,
+        benign_margins=_rounded(figures.benign_margins),
+        seconds=round(time.perf_counter() - started, 2),
+    )
+
+
+def answered(
+    chat: Chat, asked: tuple[tuple[Example, ...], tuple[Example, ...]], sizes: Sizes
+) -> Replies:
+    """How the keyword scorer takes the greedy replies."""
+    started = time.perf_counter()
+    prompts = [
+        prompt_ids(chat.tokenizer, example.prompt, example.meta.get("system"))
+        for example in (*asked[0], *asked[1])
+    ]
+    verdicts = tuple(refused(reply.text) for reply in replies(chat, prompts, sizes.new_tokens))
+    harmful, harmless = verdicts[: len(asked[0])], verdicts[len(asked[0]) :]
+    return Replies(harmful, harmless, round(time.perf_counter() - started, 1))
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in values)

@@ -1,0 +1,498 @@
+"""What drives a model: packs, replies, patched weights, probes, gates, and asking again."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from lab_material import made_rows, tiny
+from models import Base, gpt2, llama, load, logits, mixtral, save_adapter
+from s3lora import open_adapter, prune
+from s3lora.adapter import Adapter, LoraModule
+from s3lora.errors import ParameterError
+from s3lora.lab.chat import encode, prompt_ids, response_ids
+from s3lora.lab.data import Example
+from s3lora.lab.gate import Slopes, gate_table, slopes
+from s3lora.lab.generate import log_probabilities, mean_log_probabilities, replies
+from s3lora.lab.models import Chat
+from s3lora.lab.packing import Continuation, Pack, packs
+from s3lora.lab.patched import Patched
+from s3lora.lab.probes import Measured, Openings, Probe, make_probe, margins, openings_of
+from s3lora.lab.resume import Resumed
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+BASES: dict[str, tuple[Base, dict[str, Any]]] = {
+    "llama": (llama, {"target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]}),
+    "gpt2": (gpt2, {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
+    "mixtral": (mixtral, {"target_modules": ["q_proj", "o_proj"]}),
+}
+
+
+def some_continuations() -> tuple[Continuation, ...]:
+    """Shared starts, a repeated one, one inside another, and one by itself."""
+    rng = np.random.default_rng(0)
+    start = tuple(rng.integers(0, 32, 6).tolist())
+    drawn = [tuple(rng.integers(0, 32, size).tolist()) for size in (3, 5, 1, 4, 7, 2)]
+    return (
+        Continuation(start, drawn[0]),
+        Continuation(start, drawn[1]),
+        Continuation((*start, *drawn[1]), drawn[2]),
+        Continuation(start[:3], drawn[3]),
+        Continuation((31,), drawn[4]),
+        Continuation(start, drawn[1]),
+        Continuation(drawn[4], drawn[5]),
+    )
+
+
+SOME = some_continuations()
+
+
+def alone(model: Any, continuation: Continuation) -> torch.Tensor:
+    """Log-probability of each token, from the sequence by itself and nothing else."""
+    ids = torch.tensor([[*continuation.prompt, *continuation.tokens]])
+    with torch.no_grad():
+        logs = model(input_ids=ids).logits[0].double().log_softmax(-1)
+    first = len(continuation.prompt) - 1
+    return torch.stack([logs[first + at, token] for at, token in enumerate(continuation.tokens)])
+
+
+@pytest.mark.parametrize("limit", [1, 12, 20, 512])
+@pytest.mark.parametrize("name", BASES)
+def test_a_pack_says_what_each_sequence_alone_does(name, limit):
+    model = BASES[name][0]()
+    wanted = [alone(model, continuation) for continuation in SOME]
+    found: list[torch.Tensor] = []
+    for pack in packs(SOME, limit):
+        with torch.no_grad():
+            found += log_probabilities(model, pack).split(pack.lengths)
+    assert len(found) == len(wanted)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine.tolist() == pytest.approx(theirs.tolist(), abs=1e-5)
+    means = mean_log_probabilities(model, SOME, limit)
+    assert means == pytest.approx([float(values.mean()) for values in wanted], abs=1e-5)
+
+
+def test_packs_of_chats_on_the_tiny_model():
+    chat = tiny()
+    rows = [encode(chat.tokenizer, row) for row in made_rows("row", 5, answered=True)]
+    asked = [Continuation(row.prompt, row.response) for row in rows]
+    wanted = [float(alone(chat.model, one).mean()) for one in asked]
+    for limit in (30, 60, 512):
+        found = mean_log_probabilities(chat.model, asked, limit)
+        assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_shared_starts_are_counted_once():
+    told = [
+        Continuation((1, 2, 3), (4, 5)),  # nodes 1 2 3 4: the last token needs none
+        Continuation((1, 2, 3), (6, 7, 8)),  # 6 7
+        Continuation((1, 2), (3, 4, 9)),  # none: 1 2 3 4 is there
+        Continuation((2, 2), (3,)),  # 2 2
+    ]
+    (pack,) = packs(told)
+    assert pack.ids.tolist() == [1, 2, 3, 4, 6, 7, 2, 2]
+    assert pack.positions.tolist() == [0, 1, 2, 3, 3, 4, 0, 1]
+    assert pack.spots.tolist() == [2, 3, 2, 4, 5, 1, 2, 3, 7]
+    assert pack.targets.tolist() == [4, 5, 6, 7, 8, 3, 4, 9, 3]
+    assert pack.lengths == (2, 3, 3, 1)
+    seen = [np.flatnonzero(row).tolist() for row in pack.visible]
+    assert seen[:4] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    assert seen[4:] == [[0, 1, 2, 4], [0, 1, 2, 4, 5], [6], [6, 7]]
+
+
+def nodes(continuations: Sequence[Continuation]) -> int:
+    """The number of different starts, without the last token of each."""
+    starts = set()
+    for one in continuations:
+        whole = (*one.prompt, *one.tokens)
+        starts |= {whole[:size] for size in range(1, len(whole))}
+    return len(starts)
+
+
+tokens = st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple)
+continuations = st.builds(Continuation, tokens, tokens)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(continuations, min_size=1, max_size=12), st.integers(1, 14))
+def test_packs_hold_everything_in_order_within_the_limit(told, limit):
+    made = list(packs(told, limit))
+    counts = [len(pack.lengths) for pack in made]
+    assert sum(counts) == len(told)
+    starts = [0, *itertools.accumulate(counts)]
+    for at, pack in enumerate(made):
+        part = told[starts[at] : starts[at + 1]]
+        assert pack.lengths == tuple(len(one.tokens) for one in part)
+        assert pack.targets.tolist() == [token for one in part for token in one.tokens]
+        assert len(pack.ids) == nodes(part)
+        assert len(pack.ids) <= limit or len(part) == 1
+        if at + 1 < len(made):
+            assert nodes(told[starts[at] : starts[at + 1] + 1]) > limit, "it would not have fitted"
+
+
+def test_nothing_makes_no_pack():
+    assert list(packs([])) == []
+    assert mean_log_probabilities(llama(), []) == []
+
+
+def test_gradients_flow_through_a_pack():
+    model = llama()
+    (pack,) = packs(SOME)
+    log_probabilities(model, pack).sum().backward()
+    packed = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    for one in SOME:
+        ids = torch.tensor([[*one.prompt, *one.tokens]])
+        logs = model(input_ids=ids).logits[0].log_softmax(-1)
+        first = len(one.prompt) - 1
+        sum(logs[first + at, token] for at, token in enumerate(one.tokens)).backward()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(packed[name], parameter.grad, rtol=1e-3, atol=1e-4), name
+
+
+@pytest.fixture(scope="module")
+def chat() -> Chat:
+    """A tiny model that does not say one thing over and over, and does end some replies."""
+    made = tiny()
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        made.model.get_input_embeddings().weight[made.tokenizer.eos_token_id] *= 4
+    return made
+
+
+def test_replies_are_those_of_each_prompt_alone(chat):
+    rows = made_rows("a", 9, answered=False)
+    prompts = [
+        prompt_ids(chat.tokenizer, row.prompt + " more" * (at * 5 % 4))
+        for at, row in enumerate(rows)
+    ]
+    assert len({len(prompt) for prompt in prompts}) > 2
+    wanted = []
+    for prompt in prompts:
+        out = chat.model.generate(
+            input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)).long(),
+            do_sample=False, max_new_tokens=12, pad_token_id=chat.tokenizer.pad_token_id,
+        )  # fmt: skip
+        wanted.append(out[0, len(prompt) :].tolist())
+    assert len({tuple(row) for row in wanted}) > 3
+    eos = chat.tokenizer.eos_token_id
+    ends = [eos in row for row in wanted]
+    assert True in ends
+    assert False in ends
+    for batch in (1, 4, 50):
+        found = replies(chat, prompts, 12, batch)
+        assert [reply.tokens for reply in found] == [len(row) for row in wanted]
+        assert [reply.ended for reply in found] == ends
+        texts = [chat.tokenizer.decode(row, skip_special_tokens=True).strip() for row in wanted]
+        assert [reply.text for reply in found] == texts
+        for reply, prompt, row in zip(found, prompts, wanted, strict=True):
+            ids = torch.tensor([[*prompt, *row]])
+            with torch.no_grad():
+                p = chat.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].double().softmax(-1)
+            spread = float(-(p * p.log()).sum(-1).mean())
+            assert reply.entropy == pytest.approx(spread, abs=1e-4)
+
+
+def test_the_entropy_of_a_uniform_model_is_the_logarithm_of_the_vocabulary():
+    flat = tiny()
+    flat.model.get_input_embeddings().weight.data.zero_()  # tied to the head
+    (reply,) = replies(flat, [(1, 2, 3)], 4)
+    assert reply.entropy == pytest.approx(math.log(len(flat.tokenizer)), abs=1e-5)
+    assert (reply.tokens, reply.ended) == (4, False)
+    assert replies(flat, [], 4) == []
+
+
+def folder_of(name: str, tmp_path_factory: Any) -> Any:
+    base, config = BASES[name]
+    return save_adapter(tmp_path_factory.mktemp(name) / "adapter", base, **config)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {name: folder_of(name, tmp_path_factory) for name in BASES}
+
+
+def all_of(adapter: Adapter) -> list[LoraModule]:
+    return [adapter.read(name) for name in adapter.names]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_all_updates_are_the_adapter_as_peft_applies_it(folders, name):
+    base, adapter = BASES[name][0], open_adapter(folders[name])
+    patched = Patched(base(), adapter)
+    patched.apply(all_of(adapter))
+    wanted = load(base, folders[name])
+    assert torch.allclose(logits(patched.model), logits(wanted), atol=2e-5)
+    assert torch.allclose(logits(patched.model), logits(wanted.merge_and_unload()), atol=2e-5)
+    assert not torch.allclose(logits(patched.model), logits(base()), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_some_updates_are_the_pruned_adapter(folders, tmp_path, name):
+    base, adapter = BASES[name][0], open_adapter(folders[name])
+    chosen = adapter.names[::3]
+    prune(adapter, chosen, tmp_path / "out")
+    patched = Patched(base(), adapter)
+    patched.apply(all_of(adapter))
+    patched.apply(adapter.read(n) for n in adapter.names if n not in chosen)
+    assert torch.allclose(logits(patched.model), logits(load(base, tmp_path / "out")), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_no_update_gives_the_very_weights_back(folders, name):
+    base, adapter = BASES[name][0], open_adapter(folders[name])
+    patched, fresh = Patched(base(), adapter), base().state_dict()
+    modules = all_of(adapter)
+    for size in (len(modules), 1, 3, len(modules)):
+        patched.apply(modules[:size])
+    patched.apply(())
+    now = patched.model.state_dict()
+    assert all(torch.equal(now[key], value) for key, value in fresh.items())
+    assert not any(p.requires_grad for p in patched.model.parameters())
+
+
+def test_no_choice_depends_on_those_before_it(folders):
+    adapter = open_adapter(folders["llama"])
+    modules = all_of(adapter)
+    one, other = Patched(llama(), adapter), Patched(llama(), adapter)
+    for start in range(10):
+        one.apply(modules[start : start + 5])
+    edited = [replace(modules[2], B=0.3 * modules[2].B), *modules[5:]]
+    one.apply(edited)
+    other.apply(edited)
+    assert torch.equal(logits(one.model), logits(other.model))
+
+
+def test_a_model_without_the_module_is_named(folders):
+    with pytest.raises(ParameterError, match=r"the model has no module model\.layers\.0"):
+        Patched(gpt2(), open_adapter(folders["llama"]))
+
+
+def scaled(module: LoraModule, factor: float) -> LoraModule:
+    return replace(module, B=factor * module.B)
+
+
+def probe_of(model_tokens: Sequence[Continuation] = SOME) -> Probe:
+    """A probe of raw tokens: three harmful prompts, one harmless, four rows."""
+    rng = np.random.default_rng(1)
+
+    def draw(size: int) -> tuple[int, ...]:
+        return tuple(rng.integers(0, 32, size).tolist())
+
+    refusal, compliance = draw(4), draw(3)
+    asked = [draw(size) for size in (5, 2, 6, 3)]
+    pairs = [Continuation(p, opening) for p in asked for opening in (refusal, compliance)]
+    return Probe(tuple(pairs[:6]), tuple(pairs[6:]), tuple(model_tokens[:4]))
+
+
+def figures(model: Any, probe: Probe) -> tuple[float, float]:
+    """Mean margin, and loss per token, in float64 from each sequence alone."""
+    told = [float(alone(model, one).mean()) for one in probe.harmful]
+    gaps = [told[at] - told[at + 1] for at in range(0, len(told), 2)]
+    values = torch.cat([alone(model, one) for one in probe.responses])
+    return sum(gaps) / len(gaps), -float(values.mean())
+
+
+def exact_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """RMSNorm in the dtype of its input; that of transformers goes through float32."""
+    return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])  # Mixtral jumps where a token is routed anew
+def test_a_slope_is_the_finite_difference_of_scaling_the_module(folders, monkeypatch, name):
+    base, adapter = BASES[name][0], open_adapter(folders[name])
+    modules, probe = all_of(adapter), probe_of()
+    patched = Patched(base(), adapter)
+    patched.apply(modules)
+    found = slopes(patched, modules, probe)
+    assert set(found.margin) == set(found.loss) == set(adapter.names)
+    monkeypatch.setattr(LlamaRMSNorm, "forward", exact_norm)
+    exact = Patched(base().double(), adapter)
+    exact._update = lambda m: (  # type: ignore[method-assign]
+        torch.from_numpy(m.scaling * m.B @ m.A).T
+        if adapter.slots[m.name].transposed
+        else torch.from_numpy(m.scaling * m.B @ m.A)
+    )
+    size = max(abs(value) for value in found.margin.values())
+    for module in modules[:: max(1, len(modules) // 5)]:
+        sides = []
+        for step in (1e-4, -1e-4):
+            exact.apply([scaled(m, 1 + step) if m is module else m for m in modules])
+            sides.append(figures(exact.model, probe))
+        margin, loss = ((a - b) / 2e-4 for a, b in zip(*sides, strict=True))
+        floor = 1e-4 * size
+        assert found.margin[module.name] == pytest.approx(margin, rel=1e-3, abs=floor)
+        assert found.loss[module.name] == pytest.approx(loss, rel=1e-3, abs=floor)
+
+
+def test_gates_leave_what_the_model_says_and_no_trace(folders):
+    adapter = open_adapter(folders["gpt2"])
+    patched = Patched(gpt2(), adapter)
+    modules = all_of(adapter)
+    patched.apply(modules)
+    before = logits(patched.model)
+    with patched.gates(modules) as gates:
+        assert torch.equal(logits(patched.model), before), "at 1 they change nothing"
+        with torch.no_grad():
+            for gate in gates.values():
+                gate.zero_()
+        assert torch.allclose(logits(patched.model), logits(gpt2()), atol=2e-5), "at 0 all is gone"
+    assert torch.equal(logits(patched.model), before)
+
+
+def test_slopes_over_many_packs_are_those_of_one(folders, monkeypatch):
+    adapter = open_adapter(folders["llama"])
+    modules, probe = all_of(adapter), probe_of()
+    patched = Patched(llama(), adapter)
+    patched.apply(modules)
+    whole = slopes(patched, modules, probe)
+    monkeypatch.setattr("s3lora.lab.gate.packs", lambda asked: packs(asked, 9))
+    parts = slopes(patched, modules, probe)
+    for name in adapter.names:
+        assert parts.margin[name] == pytest.approx(whole.margin[name], abs=1e-5)
+        assert parts.loss[name] == pytest.approx(whole.loss[name], abs=1e-5)
+
+
+NAMES = ("a.0.q", "a.0.v", "a.1.q", "a.1.v")
+FOUND = Slopes(
+    dict(zip(NAMES, (-4.0, 1.0, -2.0, 0.0), strict=True)),
+    dict(zip(NAMES, (-2.0, -0.1, 1.0, -1.0), strict=True)),
+)
+
+
+def values_of(measure: str, found: Slopes = FOUND) -> list[float]:
+    table = gate_table(found, NAMES, measure)
+    assert [score.module for score in table.scores] == list(NAMES)
+    assert (table.method, table.unsafe, table.params) == ("gate", "high", {"measure": measure})
+    assert table.scores[0].parts == {
+        "margin_slope": found.margin[NAMES[0]],
+        "loss_slope": found.loss[NAMES[0]],
+    }
+    return [score.value for score in table.scores]
+
+
+def test_measures_of_gate_by_hand():
+    assert values_of("margin") == [4, -1, 2, 0]
+    # costs are 2, 0.1, −1, 1; a tenth of the mean of their sizes is 0.1025
+    least = 0.1025
+    assert values_of("per-loss") == pytest.approx([2, -1 / least, 2 / least, 0])
+    # gains sum to 5, costs to 2.1
+    price = 5 / 2.1
+    wanted = [4 - 2 * price, -1 - 0.1 * price, 2 + price, -price]
+    assert values_of("balance") == pytest.approx(wanted)
+    assert sum(values_of("balance")) == pytest.approx(0)
+
+
+def test_the_price_is_nothing_where_the_sums_do_not_point_the_same_way():
+    for sign, cost in ((1, -1), (-1, 1)):
+        found = Slopes(
+            {name: sign * value for name, value in FOUND.margin.items()},
+            {name: cost * value for name, value in FOUND.loss.items()},
+        )
+        assert values_of("balance", found) == values_of("margin", found)
+    still = Slopes(FOUND.margin, dict.fromkeys(NAMES, 0.0))
+    assert values_of("balance", still) == [4, -1, 2, 0]
+    assert all(map(math.isfinite, values_of("per-loss", still)))
+
+
+def test_gate_has_no_other_measure():
+    with pytest.raises(ParameterError, match="gate has no measure 'charm'"):
+        gate_table(FOUND, NAMES, "charm")
+
+
+def test_a_probe_asks_each_prompt_for_both_openings():
+    chat = tiny()
+    harmful, harmless = [Example("bad", "", {"system": "s"}), Example("worse")], [Example("good")]
+    rows = [Example("r1", "yes"), Example("r2", "a long answer")]
+    probe = make_probe(chat.tokenizer, harmful, harmless, rows, Openings("No.", "Sure!"), longest=6)
+    ended = response_ids(chat.tokenizer, "yes")
+    assert [len(part) for part in (probe.harmful, probe.harmless, probe.responses)] == [4, 2, 2]
+    assert probe.harmful[0].prompt == prompt_ids(chat.tokenizer, "bad", "s")
+    assert probe.harmful[2].prompt == prompt_ids(chat.tokenizer, "worse")
+    openings = [chat.tokenizer.decode(one.tokens) for one in (*probe.harmful, *probe.harmless)]
+    assert openings == ["No.", "Sure!"] * 3
+    assert probe.responses[0].tokens == ended
+    assert probe.tokens == (4, 6)
+    assert openings_of(chat.tokenizer, (), Openings()) == ()
+    found = probe.measure(chat.model)
+    means = [float(alone(chat.model, one).mean()) for one in probe.continuations]
+    assert found.margins == pytest.approx((means[0] - means[1], means[2] - means[3]), abs=1e-5)
+    assert found.benign_margins == pytest.approx((means[4] - means[5],), abs=1e-5)
+    assert found.losses == pytest.approx((-means[6], -means[7]), abs=1e-5)
+
+
+def test_margins_by_hand():
+    assert margins([-1.0, -3.0, -2.0, -0.5]) == (2.0, -1.5)
+    with pytest.raises(ValueError):
+        margins([1.0])
+    one = Continuation((1,), (2,))
+    probe = Probe((one, one), (), (one, one))
+    assert probe.figures([-1.0, -2.0, -3.0, -4.0]) == Measured((1.0,), (), (3.0, 4.0))
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_asking_again_from_a_layer_is_asking_again(folders, name):
+    base, adapter = BASES[name][0], open_adapter(folders[name])
+    modules = all_of(adapter)
+    patched = Patched(base(), adapter)
+    patched.apply(modules)
+    resumed = Resumed(patched.model, SOME)
+    assert resumed.means == pytest.approx(mean_log_probabilities(patched.model, SOME), abs=1e-6)
+    depths = len(resumed.layers)
+    assert depths == patched.model.config.num_hidden_layers
+    for depth in range(depths):
+        here = [m for m in modules if f".{depth}." in m.name]
+        assert here
+        patched.apply([m for m in modules if m is not here[0]])
+        again = resumed.means_from(depth)
+        whole = mean_log_probabilities(patched.model, SOME)
+        assert again == pytest.approx(whole, abs=1e-6)
+        gap = max(abs(a - b) for a, b in zip(whole, resumed.means, strict=True))
+        assert gap > 1e-3, "the change is felt"
+        for earlier in range(depth + 1):
+            assert resumed.means_from(earlier) == pytest.approx(whole, abs=1e-6)
+    patched.apply(modules)
+    assert mean_log_probabilities(patched.model, SOME) == pytest.approx(resumed.means, abs=1e-6)
+
+
+def test_layers_below_are_not_computed_again(folders):
+    model = llama()
+    resumed = Resumed(model, SOME)
+    ran: list[int] = []
+    hooks = [
+        layer.self_attn.register_forward_pre_hook(lambda *_, at=at: ran.append(at))
+        for at, layer in enumerate(resumed.layers)
+    ]
+    resumed.means_from(2)
+    assert ran == [2, 3]
+    ran.clear()
+    mean_log_probabilities(model, SOME)
+    assert ran == [0, 1, 2, 3], "afterwards all of them run again"
+    for hook in hooks:
+        hook.remove()
+    assert all("forward" not in vars(layer) for layer in model.modules())
+
+
+def test_a_model_without_layers_is_refused():
+    with pytest.raises(ParameterError, match="no stack of layers"):
+        Resumed(torch.nn.Linear(2, 2), SOME)
+
+
+def test_a_pack_is_plain_arrays():
+    (pack,) = packs(SOME[:1])
+    assert isinstance(pack, Pack)
+    assert pack.ids.dtype == pack.positions.dtype == np.int64
+    assert pack.visible.dtype == np.bool_
