@@ -28,6 +28,7 @@ from s3lora.lab.study.rows import (
     read_rows,
 )
 from s3lora.lab.study.tables import interval, markdown, number, write_tables
+from s3lora.lab.study.validity import validity
 
 FEW = Bootstrap(200)
 TOKENS = (10, 20, 30)
@@ -38,8 +39,9 @@ def row(
 ):
     given = {"edit": "drop", "draw": None, "tokens": TOKENS, **more}
     k = round(8 * share)
-    return Row(adapter, method, share=share, k=k, modules=8, chosen=tuple(range(k)), norm_share=0.3,
-               margins=tuple(margins), losses=tuple(losses), **given)  # fmt: skip
+    same = {"log_odds": tuple(margins), "margins": tuple(margins), "losses": tuple(losses)}
+    place = {"k": k, "modules": 8, "chosen": tuple(range(k)), "norm_share": 0.3}
+    return Row(adapter, method, share=share, **place, **same, **given)
 
 
 def study(gains, adapters=("a", "b", "c"), draws=20, prompts=60, shift=0.0):
@@ -73,7 +75,7 @@ def by_method(told):
 def test_rows_come_back_as_they_were(tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     rows = (
-        row(replies=Replies((True, None), (False, False), 3.0), benign_margins=(0.5,)),
+        row(replies=Replies((True, None), (False, False), 3.0), benign_log_odds=(0.5,)),
         row(method="random", draw=7),
     )
     for one in rows:
@@ -153,17 +155,17 @@ def test_a_method_stands_where_it_was_put():
     for method, gain in GAINS.items():
         one = told[("b",), method]
         assert one.draws == 20
-        assert one.margin.difference.value == pytest.approx(gain)
+        assert one.refusal.difference.value == pytest.approx(gain)
         assert one.loss.difference.value == pytest.approx(-gain / 10)
-        assert one.margin.percentile == one.loss.percentile == {0.2: 100, 0: 50, -0.2: 0}[gain]
-        assert one.margin.difference.low < gain < one.margin.difference.high
-    assert told[("a",), "better"].margin.difference.low > 0
-    assert told[("a",), "worse"].margin.difference.high < 0
+        assert one.refusal.percentile == one.loss.percentile == {0.2: 100, 0: 50, -0.2: 0}[gain]
+        assert one.refusal.difference.low < gain < one.refusal.difference.high
+    assert told[("a",), "better"].refusal.difference.low > 0
+    assert told[("a",), "worse"].refusal.difference.high < 0
 
 
 def test_the_interval_is_that_of_paired_differences():
     rows = study({"one": 0.1}, adapters=("a",), prompts=100)
-    told = standings(rows, Bootstrap(4000))[0].margin.difference
+    told = standings(rows, Bootstrap(4000))[0].refusal.difference
     own = np.array(rows[-1].margins) - np.mean([one.margins for one in rows[:-1]], axis=0)
     expected = 2 * 1.96 * own.std() / 10
     assert told.high - told.low == pytest.approx(expected, rel=0.08)
@@ -188,16 +190,16 @@ def test_pooled_is_the_mean_over_adapters_with_wins_and_range():
     rows = [one for one in study(GAINS, shift=0.06) if one.method != "equal" or one.adapter != "b"]
     told = by_method(pooled(rows, FEW))
     assert told["better"].adapters == ("a", "b", "c")
-    assert told["better"].margin.difference.value == pytest.approx(0.26)
-    assert (told["better"].margin.wins, told["worse"].margin.wins) == (3, 0)
+    assert told["better"].refusal.difference.value == pytest.approx(0.26)
+    assert (told["better"].refusal.wins, told["worse"].refusal.wins) == (3, 0)
     assert told["equal"].adapters == ("a", "c")
-    assert told["equal"].margin.percentiles == (50, 100)
-    assert told["equal"].margin.wins == 1
+    assert told["equal"].refusal.percentiles == (50, 100)
+    assert told["equal"].refusal.wins == 1
 
 
 def test_pooling_counts_the_spread_of_the_adapters():
     narrow, wide = (
-        by_method(pooled(study(GAINS, shift=shift), FEW))["better"].margin.difference
+        by_method(pooled(study(GAINS, shift=shift), FEW))["better"].refusal.difference
         for shift in (0.0, 1.0)
     )
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
@@ -207,20 +209,20 @@ def test_another_edit_is_held_against_its_own_draws_and_else_against_dropping():
     made = row(edit="flatten", margins=[2.0, 2.0])
     dropped = row(method="random", draw=0, margins=[1.0, 1.0])
     (told,) = standings([made, dropped], FEW)
-    assert told.margin.difference.value == pytest.approx(1.0)
+    assert told.refusal.difference.value == pytest.approx(1.0)
     flattened = row(method="random", edit="flatten", draw=0, margins=[1.5, 1.5])
     (told,) = standings([made, dropped, flattened], FEW)
-    assert told.margin.difference.value == pytest.approx(0.5)
+    assert told.refusal.difference.value == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("away", [{"share": 0.5}, {"adapter": "z"}])
 def test_without_draws_for_the_cell_nothing_is_compared(away):
     rows = [dataclasses.replace(row(), **away), row(method="random", draw=0)]
     (told,) = standings(rows, FEW)
-    assert told.margin.difference.value is None
-    assert told.margin.percentile is None
+    assert told.refusal.difference.value is None
+    assert told.refusal.percentile is None
     assert told.draws == 0
-    assert told.margin.mean == 1.5
+    assert told.refusal.mean == 1.5
     assert pooled(rows, FEW) == ()
 
 
@@ -296,7 +298,7 @@ def test_only_shares_that_both_fronts_have_count():
 
 def cause(layer, projection, margin, loss, *, removed=None, alone=None, **scores):
     name = f"model.layers.{layer}.self_attn.{projection}"
-    return CausalRow("a", name, Effect(-margin, -loss), removed, alone, scores)
+    return CausalRow("a", name, Effect(-margin, -margin, -loss), removed, alone, scores)
 
 
 def caused():
@@ -310,7 +312,10 @@ def caused():
             "flat": 1.0,
             "some": effect if at < 6 else None,
         }
-        true = {"removed": Effect(2 * effect, 0.2), "alone": Effect(-effect, -0.1)}
+        true = {
+            "removed": Effect(2 * effect, 2 * effect, 0.2),
+            "alone": Effect(-effect, -effect, -0.1),
+        }
         rows.append(cause(at // 2, "qo"[at % 2] + "_proj", effect, 0.1, **true, **told))
     return rows
 
@@ -326,22 +331,22 @@ def test_a_score_that_points_at_the_culprits_correlates():
     told = correlations(caused(), unsafe={"points": "high"})
     for how in ("first order", "true removal"):
         for scope in ("all", "q_proj", "o_proj"):
-            assert told["points", how, "margin", scope].spearman.value == pytest.approx(1)
-            assert told["away", how, "margin", scope].spearman.value == pytest.approx(-1)
-    assert told["points", "first order", "margin", "q_proj"].spearman.n == 6
-    assert told["flat", "first order", "margin", "all"].spearman.value is None
-    assert told["some", "first order", "margin", "all"].spearman.n == 6
+            assert told["points", how, "refusal", scope].spearman.value == pytest.approx(1)
+            assert told["away", how, "refusal", scope].spearman.value == pytest.approx(-1)
+    assert told["points", "first order", "refusal", "q_proj"].spearman.n == 6
+    assert told["flat", "first order", "refusal", "all"].spearman.value is None
+    assert told["some", "first order", "refusal", "all"].spearman.n == 6
 
 
 def test_a_score_of_which_low_is_the_end_to_look_at_is_turned():
     told = correlations(caused(), unsafe={"away": "low"})
-    assert told["away", "first order", "margin", "all"].spearman.value == pytest.approx(1)
+    assert told["away", "first order", "refusal", "all"].spearman.value == pytest.approx(1)
 
 
 def test_the_first_order_is_held_against_both_measured_effects():
     told = correlations(caused())
     for how in ("true removal", "kept alone"):
-        one = told["first order", how, "margin", "all"]
+        one = told["first order", how, "refusal", "all"]
         assert (one.spearman.value, one.pearson.value) == pytest.approx((1, 1))
 
 
@@ -349,7 +354,7 @@ def test_correlations_are_those_of_scipy_and_the_interval_that_of_resampled_modu
     random = np.random.default_rng(1)
     x, y = np.round(random.normal(size=(2, 60)), 1)  # with ties
     rows = [cause(at, "q_proj", b, 0.1, x=a) for at, (a, b) in enumerate(zip(x, y, strict=True))]
-    one = correlations(rows)["x", "first order", "margin", "all"]
+    one = correlations(rows)["x", "first order", "refusal", "all"]
     assert one.spearman.value == pytest.approx(spearmanr(x, y).statistic)
     assert one.pearson.value == pytest.approx(pearsonr(x, y).statistic)
     counts = FEW.counts(60, "modules")[1:].astype(int)
@@ -363,12 +368,12 @@ def test_culprits_per_loss_and_at_equal_loss():
     rows = [cause(0, "q_proj", 4, 2), cause(1, "q_proj", 3, 1), cause(2, "q_proj", 1, -1)]
     told = effects(rows, "first order")
     least = (2 + 1 + 1) / 3 / 10
-    assert told["margin"] == pytest.approx([4, 3, 1])
-    assert told["margin per loss"] == pytest.approx([2, 3, 1 / least])
-    assert told["margin at equal loss"] == pytest.approx([4 - 4 * 2, 3 - 4, 1 + 4])
-    assert np.isnan(effects(rows, "true removal")["margin"]).all()
-    some = [*rows, dataclasses.replace(rows[0], module="x.q_proj", removed=Effect(1, -1))]
-    told = effects(some, "true removal")["margin per loss"]
+    assert told["refusal"] == pytest.approx([4, 3, 1])
+    assert told["refusal per loss"] == pytest.approx([2, 3, 1 / least])
+    assert told["refusal at equal loss"] == pytest.approx([4 - 4 * 2, 3 - 4, 1 + 4])
+    assert np.isnan(effects(rows, "true removal")["refusal"]).all()
+    some = [*rows, dataclasses.replace(rows[0], module="x.q_proj", removed=Effect(1, 1, -1))]
+    told = effects(some, "true removal")["refusal per loss"]
     assert told[-1] == pytest.approx(10)  # the tenth is that of the modules measured
 
 
@@ -376,15 +381,15 @@ def test_parts_are_shares_of_the_absolute_effect():
     rows = [
         cause(0, "q_proj", 1, 0.0),
         cause(1, "o_proj", -2, 0.0),
-        cause(2, "o_proj", 1, 0.0, removed=Effect(1, 1)),
+        cause(2, "o_proj", 1, 0.0, removed=Effect(1, 1, 1)),
     ]
     told = {(one.how, one.part): one for one in parts(rows)}
-    shares = {part: one.margin for (how, part), one in told.items() if how == "first order"}
+    shares = {part: one.refusal for (how, part), one in told.items() if how == "first order"}
     assert shares == {
         "o_proj": 0.75, "q_proj": 0.25, "first third": 0.25, "middle third": 0.5, "last third": 0.25
     }  # fmt: skip
     assert told["first order", "q_proj"].loss is None
-    assert told["true removal", "o_proj"].margin == 1
+    assert told["true removal", "o_proj"].refusal == 1
     assert ("true removal", "q_proj") not in told
 
 
@@ -414,7 +419,7 @@ def test_the_main_lines_have_references_random_and_what_was_chosen_at_the_share(
     lines = {one.method: one for one in main_lines(small(), ("a",), 0.25, FEW)}
     assert list(lines) == ["tuned", "random", "s3lora"]
     assert lines["random"].draws == 2
-    assert lines["random"].spread == pytest.approx((0.5**0.5, None, 0.0))
+    assert lines["random"].spread == pytest.approx((0.5**0.5, 0.5**0.5, None, 0.0))
     refused = lines["s3lora"].refused
     assert (refused.value, refused.n) == (pytest.approx(2 / 3), 3)
     assert (refused.low, refused.high) == wilson(2, 3)
@@ -424,11 +429,11 @@ def test_the_main_lines_have_references_random_and_what_was_chosen_at_the_share(
 
 
 MAIN = """\
-| method | adapters | draws |       margin (n=2) | benign margin |          loss (n=3) |     refused (n=3) | over-refused (n=4) |
-| ------ | -------: | ----: | -----------------: | ------------: | ------------------: | ----------------: | -----------------: |
-| tuned  |        1 |     – |  0.00 [0.00, 0.00] |             – | 1.000 [1.000, 1.000] |                 – |                  – |
-| random |        1 |     2 |        1.50 ± 0.71 |             – |       1.500 ± 0.000 |                 – |                  – |
-| s3lora |        1 |     – |  3.00 [3.00, 3.00] |             – | 1.250 [1.250, 1.250] | 0.67 [0.21, 0.94] |  0.25 [0.05, 0.70] |
+| method | adapters | draws | refusal log-odds (n=2) | refusal margin (n=2) | benign log-odds | loss (n=3) | refused (n=3) | over-refused (n=4) |
+| ------ | -------: | ----: | ---------------------: | -------------------: | --------------: | ---------: | ------------: | -----------------: |
+| tuned | 1 | – | 0.00 [0.00, 0.00] | 0.00 [0.00, 0.00] | – | 1.000 [1.000, 1.000] | – | – |
+| random | 1 | 2 | 1.50 ± 0.71 | 1.50 ± 0.71 | – | 1.500 ± 0.000 | – | – |
+| s3lora | 1 | – | 3.00 [3.00, 3.00] | 3.00 [3.00, 3.00] | – | 1.250 [1.250, 1.250] | 0.67 [0.21, 0.94] | 0.25 [0.05, 0.70] |
 """  # noqa: E501
 
 RANDOM = """\
@@ -444,7 +449,7 @@ def cells(text):
 def test_the_tables_of_a_tiny_study(tmp_path):
     paths = write_tables(small(), (), tmp_path, bootstrap=FEW)
     assert [path.name for path in paths] == ["main.md", "random.md", "front.md", "causal.md"]
-    main = paths[0].read_text().split("## a\n\n")[1]
+    main = paths[0].read_text().split("## a\n\n")[1].split("\n## ")[0]
     assert cells(main)[0] == cells(MAIN)[0]
     assert cells(main)[2:] == cells(MAIN)[2:]
     told = paths[1].read_text().split("## a\n\n")[1]
@@ -513,3 +518,20 @@ def test_rows_are_lines_of_json(tmp_path):
     append_row(tmp_path / "rows.jsonl", row())
     (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert json.loads(line)["tokens"] == list(TOKENS)
+
+
+# validity
+
+
+def test_figures_are_held_against_replies():
+    verdicts = (True, True, False, None, False)
+    told = Replies(verdicts, ())
+    one = row(margins=(3.0, 2.0, 1.0, 9.0), replies=told)  # the fifth prompt has no figure
+    other = dataclasses.replace(one, method="x", log_odds=(1.0, 2.0, 3.0, 9.0))
+    odds, margin = validity([one, other, row(method="y")])
+    assert (odds.rows, odds.prompts) == (2, 3)
+    assert margin.within == margin.pooled == 1
+    assert odds.within == pytest.approx(0.5)  # 1 in one row, 0 in the other
+    assert odds.pooled == pytest.approx(4 / 8)  # 3 2 1 2 against 1 3, ties half
+    assert odds.rates is None
+    assert validity([row()]) == ()

@@ -16,11 +16,13 @@ from s3lora.report.lines import Lines
 NAMES = {
     "refusal_rate": "refusal rate",
     "attack_success": "attack success",
+    "log_odds_harmful": "refusal log-odds",
     "margin_harmful": "refusal margin",
     "harmfulness_score": "harmfulness, judge",
     "harmfulness_rate": "share of 5, judge",
     "strongreject": "StrongREJECT, judge",
     "over_refusal": "over-refusal",
+    "log_odds_harmless": "refusal log-odds",
     "margin_harmless": "refusal margin",
     "loss": "loss per token",
     "correct": "right",

@@ -17,7 +17,7 @@ from s3lora.io import open_adapter
 if TYPE_CHECKING:
     from s3lora.lab.recipes import Pools
 
-MEASURES = ("balance", "margin", "per-loss")
+MEASURES = ("balance", "refusal", "per-loss")
 
 
 @click.command()

@@ -30,7 +30,8 @@ def show(
     lines.say(ref, style="bold")
     lines.say(
         f"gate, {table.params['measure']}: high where taking the module out gains refusal. "
-        "Slopes are in nats per token, for the module's whole branch."
+        "Slopes, of the "
+        "refusal log-odds and of the loss per token in nats, are for the module's whole branch."
     )
     lines.say("")
     ranked = table.ranked()
@@ -38,10 +39,10 @@ def show(
     grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("rank", justify="right")
     grid.add_column("module", overflow="fold")
-    for title in ("score", "margin slope", "loss slope"):
+    for title in ("score", "refusal slope", "loss slope"):
         grid.add_column(title, justify="right", no_wrap=True)
     for place, score in enumerate(shown, 1):
-        numbers = (score.value, score.parts["margin_slope"], score.parts["loss_slope"])
+        numbers = (score.value, score.parts["refusal_slope"], score.parts["loss_slope"])
         cells = [f"{number:+.5f}" for number in numbers]
         grid.add_row(str(place), Text(printable(score.module)), *cells)
     console.print(grid)

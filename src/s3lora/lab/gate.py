@@ -10,36 +10,37 @@ import torch
 
 from s3lora.adapter import LoraModule, ModuleName
 from s3lora.errors import ParameterError
-from s3lora.lab.generate import log_probabilities
+from s3lora.lab.generate import log_probabilities, mean_log_probabilities
 from s3lora.lab.packing import Continuation, packs
 from s3lora.lab.patched import Patched
 from s3lora.lab.probes import Probe
 from s3lora.scores import Score, ScoreTable
 
-MEASURES = ("margin", "per-loss", "balance")
+MEASURES = ("refusal", "per-loss", "balance")
 
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """Derivatives by the scalar gates of all modules at 1, in nats per token."""
+    """Derivatives by the scalar gates of all modules at 1."""
 
+    log_odds: Mapping[ModuleName, float]
+    """Of the mean refusal log-odds, in nats."""
     margin: Mapping[ModuleName, float]
-    """Of the mean refusal margin."""
+    """Of the mean refusal margin, in nats per token."""
     loss: Mapping[ModuleName, float]
-    """Of the held-out loss per response token."""
+    """Of the held-out loss, in nats per response token."""
 
 
 def slopes(patched: Patched, modules: Sequence[LoraModule], probe: Probe) -> Slopes:
-    """What every module does to margin and loss, to first order: one backward pass for each.
+    """What every module does to refusal and loss, to first order: one backward pass for each.
 
     The model must hold exactly these modules (`Patched.apply`).
     """
-    signs = [1.0, -1.0] * (len(probe.harmful) // 2)
-    prompts = len(probe.harmful) / 2
-    margin = [sign / prompts / len(c.tokens) for sign, c in zip(signs, probe.harmful, strict=True)]
     loss = [-1.0 / sum(probe.tokens)] * len(probe.responses)
+    now = mean_log_probabilities(patched.model, probe.harmful)
     return Slopes(
-        _slopes(patched, modules, probe.harmful, margin),
+        _slopes(patched, modules, probe.harmful, probe.log_odds_weights(now)),
+        _slopes(patched, modules, probe.harmful, probe.margin_weights()),
         _slopes(patched, modules, probe.responses, loss),
     )
 
@@ -70,10 +71,11 @@ def gate_table(found: Slopes, names: Iterable[ModuleName], measure: str = "balan
     Args:
         found: Of all modules.
         names: The modules, in natural order.
-        measure: `margin`: −dM/dg, what taking the module out gains in refusal. `per-loss`: that by
-            what it costs in loss, max(−dL/dg, a tenth of the mean |dL/dg|). `balance`: that less
-            the cost, −dM/dg + λ·dL/dg with λ = Σ dM/dg / Σ dL/dg, the price over all modules (0
-            where the sums do not point the same way): what is gained beyond a fair price.
+        measure: `refusal`: −dR/dg, what taking the module out gains in refusal log-odds.
+            `per-loss`: that by what it costs in loss, max(−dL/dg, a tenth of the mean |dL/dg|).
+            `balance`: that less the cost, −dR/dg + λ·dL/dg with λ = Σ dR/dg / Σ dL/dg, the price
+            over all modules (0 where the sums do not point the same way): what is gained beyond a
+            fair price.
 
     Raises:
         ParameterError: if there is no such measure.
@@ -82,7 +84,7 @@ def gate_table(found: Slopes, names: Iterable[ModuleName], measure: str = "balan
         known = ", ".join(MEASURES)
         raise ParameterError(f"gate has no measure {measure!r}", hint=f"one of {known}")
     order = tuple(names)
-    gain = np.array([-found.margin[name] for name in order])
+    gain = np.array([-found.log_odds[name] for name in order])
     cost = np.array([-found.loss[name] for name in order])
     if measure == "per-loss":
         gain = gain / np.maximum(cost, max(np.abs(cost).mean() / 10, 1e-12))
@@ -93,7 +95,7 @@ def gate_table(found: Slopes, names: Iterable[ModuleName], measure: str = "balan
         Score(
             name,
             float(value),
-            {"margin_slope": found.margin[name], "loss_slope": found.loss[name]},
+            {"refusal_slope": found.log_odds[name], "loss_slope": found.loss[name]},
         )
         for name, value in zip(order, gain, strict=True)
     )

@@ -16,8 +16,8 @@ import numpy as np
 from s3lora.adapter import natural_key
 from s3lora.lab.metrics.intervals import Figure, missing, wilson
 from s3lora.lab.study import rows as study
-from s3lora.lab.study.bootstrap import DEFAULT, NATS, Bootstrap, figure
-from s3lora.lab.study.rows import BENIGN, LOSS, MARGIN, Cell, Quantity, Row
+from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap, figure
+from s3lora.lab.study.rows import BENIGN, LOSS, MARGIN, REFUSAL, Cell, Quantity, Row
 from s3lora.linalg import Array
 
 Cells: TypeAlias = Mapping[Cell, tuple[Row, ...]]
@@ -56,7 +56,7 @@ class Standing:
     """How many modules of the first adapter are chosen."""
     draws: int
     """How many random choices each adapter has, at the least."""
-    margin: Versus
+    refusal: Versus
     loss: Versus
 
 
@@ -94,21 +94,23 @@ def _standing(pairs: Mapping[Cell, Pair], bootstrap: Bootstrap) -> Standing:
     first, among = next(iter(pairs)), tuple(pairs.values())
     names, k = tuple(cell.adapter for cell in pairs), among[0][0][0].k
     draws = min(len(draws) for _, draws in among)
-    margin, loss = (_versus(among, quantity, bootstrap) for quantity in (MARGIN, LOSS))
-    return Standing(*first[1:], names, k, draws, margin, loss)
+    refusal, loss = (_versus(among, quantity, bootstrap) for quantity in (REFUSAL, LOSS))
+    return Standing(*first[1:], names, k, draws, refusal, loss)
 
 
 def _versus(pairs: Sequence[Pair], quantity: Quantity, bootstrap: Bootstrap) -> Versus:
     mean = float(np.mean([quantity.means(own).mean() for own, _ in pairs]))
     name = f"difference of {quantity.field}"
     if not all(draws for _, draws in pairs):
-        return Versus(mean, missing(name, NATS, quantity.better, "no random draws"), (), 0)
+        return Versus(mean, missing(name, quantity.unit, quantity.better, "no random draws"), (), 0)
     values = [quantity.items(a).mean(0) - quantity.items(b).mean(0) for a, b in pairs]
     samples = bootstrap.means(quantity, values, [own[0] for own, _ in pairs])
     turned = [[quantity.sign * quantity.means(rows) for rows in pair] for pair in pairs]
     return Versus(
         mean,
-        figure(name, bootstrap.over_adapters(samples), len(values[0]), NATS, quantity.better),
+        figure(
+            name, bootstrap.over_adapters(samples), len(values[0]), quantity.unit, quantity.better
+        ),
         tuple(percentile(own, draws) for own, draws in turned),
         sum(bool(own.mean() > np.median(draws)) for own, draws in turned),
     )
@@ -129,11 +131,12 @@ class Line:
     adapters: int
     """Over how many adapters the figures are means."""
     draws: int
+    refusal: Figure | None
     margin: Figure | None
     benign: Figure | None
     loss: Figure | None
-    spread: tuple[float | None, float | None, float | None]
-    """Standard deviation of these three over the draws, mean over adapters; None if not drawn."""
+    spread: tuple[float | None, ...]
+    """Standard deviation of these four over the draws, mean over adapters; None if not drawn."""
     refused: Figure | None
     """Share of the harmful prompts that are refused."""
     over_refused: Figure | None
@@ -160,12 +163,12 @@ def _rank(cell: study.Cell) -> tuple[object, ...]:
 
 
 def _line(method: str, edit: str, groups: Groups, bootstrap: Bootstrap) -> Line:
-    (margin, a), (benign, b), (loss, c) = (
-        _mean(groups, quantity, bootstrap) for quantity in (MARGIN, BENIGN, LOSS)
-    )
+    told = [_mean(groups, quantity, bootstrap) for quantity in (REFUSAL, MARGIN, BENIGN, LOSS)]
+    means, spreads = zip(*told, strict=True)
     draws = min(len(group) for group in groups)
     rates = (_rate(groups, which) for which in ("harmful_refused", "harmless_refused"))
-    return Line(method, edit, len(groups), draws, margin, benign, loss, (a, b, c), *rates)
+    refusal, margin, benign, loss = means
+    return Line(method, edit, len(groups), draws, refusal, margin, benign, loss, spreads, *rates)
 
 
 def _mean(
@@ -176,7 +179,7 @@ def _mean(
         return None, None
     samples = bootstrap.over_adapters(bootstrap.of_groups(quantity, groups))
     n = len(getattr(groups[0][0], quantity.field))
-    told = figure(quantity.field, samples, n, NATS, quantity.better)
+    told = figure(quantity.field, samples, n, quantity.unit, quantity.better)
     if min(map(len, groups)) < 2:
         return told, None
     return told, float(np.mean([quantity.means(group).std(ddof=1) for group in groups]))

@@ -12,8 +12,6 @@ from s3lora.lab.metrics.intervals import Better, Figure, missing
 from s3lora.lab.study.rows import Quantity, Row
 from s3lora.linalg import Array
 
-NATS = "nats per token"
-
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:

@@ -32,7 +32,7 @@ def causal_rows(stand: Stand, study: Study) -> Iterator[CausalRow]:
         yield CausalRow(
             stand.trained.name,
             name,
-            Effect(found.margin[name], found.loss[name]),
+            Effect(found.log_odds[name], found.margin[name], found.loss[name]),
             removed.get(name),
             alone.get(name),
             {method: table.get(name) for method, table in scores.items()},
@@ -77,9 +77,10 @@ def _effect(
 
 
 def difference(probe: Probe, before: Measured, after: Measured) -> Effect:
-    """The change of the mean margin, and of the loss per response token."""
+    """The change of the mean log-odds and margin, and of the loss per response token."""
     losses = np.subtract(after.losses, before.losses)
     return Effect(
+        float(np.mean(np.subtract(after.log_odds, before.log_odds))),
         float(np.mean(np.subtract(after.margins, before.margins))),
         float(np.average(losses, weights=probe.tokens)),
     )

@@ -36,6 +36,11 @@ class Job:
     """Whether replies are written too."""
 
     @property
+    def core(self) -> bool:
+        """Whether the main table needs it: a reference, a random draw, a choice with replies."""
+        return self.choice.replies or self.choice.method in (RANDOM, *REFERENCES)
+
+    @property
     def key(self) -> tuple[str, str, float, int | None]:
         """What no two jobs of an adapter share."""
         return self.choice.name, self.choice.edit, self.share, self.draw

@@ -18,7 +18,7 @@ from s3lora.scores import Unsafe
 
 ALL = "all"
 HOWS: tuple[How, ...] = ("first order", "true removal", "kept alone")
-TARGETS = ("margin", "margin per loss", "margin at equal loss")
+TARGETS = ("refusal", "refusal per loss", "refusal at equal loss")
 THIRDS = ("first third", "middle third", "last third")
 
 
@@ -33,17 +33,17 @@ def by_adapter(rows: Iterable[CausalRow]) -> dict[str, tuple[CausalRow, ...]]:
 def effects(rows: Sequence[CausalRow], how: How) -> dict[str, Array]:
     """What makes a module a culprit, each of shape (modules,); NaN where it was not measured.
 
-    Taking it out raises the margin; by much for the loss it costs, which counts as at least a tenth
-    of the mean absolute one; by more than that loss buys in the sum over all modules.
+    Taking it out raises refusal; by much for the loss it costs, which counts as at least a tenth of
+    the mean absolute one; by more than that loss buys in the sum over all modules.
     """
     told = [row.effect(how) for row in rows]
-    pairs = [(e.margin, e.loss) if e else (np.nan, np.nan) for e in told]
-    margin, loss = np.array(pairs, dtype=np.float64).T
+    pairs = [(e.log_odds, e.loss) if e else (np.nan, np.nan) for e in told]
+    refusal, loss = np.array(pairs, dtype=np.float64).T
     known = max(np.sum(~np.isnan(loss)), 1)
     least, cost = np.nansum(np.abs(loss)) / (10 * known), np.nansum(loss)
-    price = max(np.nansum(margin) / cost, 0.0) if cost > 0 else 0.0
-    per_loss = margin / np.maximum(loss, least) if least else np.full_like(margin, np.nan)
-    named = zip(TARGETS, (margin, per_loss, margin - price * loss), strict=True)
+    price = max(np.nansum(refusal) / cost, 0.0) if cost > 0 else 0.0
+    per_loss = refusal / np.maximum(loss, least) if least else np.full_like(refusal, np.nan)
+    named = zip(TARGETS, (refusal, per_loss, refusal - price * loss), strict=True)
     return {**dict(named), "loss": loss}
 
 
@@ -56,7 +56,7 @@ class Correlation:
     """A score, turned so that high is the end to look at, or an effect by its first order."""
     how: How
     target: str
-    """margin · loss · margin per loss · margin at equal loss: see `effects`."""
+    """refusal · loss · refusal per loss · refusal at equal loss: see `effects`."""
     scope: str
     """All modules, or those of one projection."""
     spearman: Figure
@@ -87,7 +87,7 @@ def _culprits(
         for how, target in product(HOWS[:2], TARGETS):
             y = told[how][target]
             yield from _by_scope(group, (name, how, target), turned, y, bootstrap)
-    for how, target in product(HOWS[1:], ("margin", "loss")):
+    for how, target in product(HOWS[1:], ("refusal", "loss")):
         x, y = told["first order"][target], told[how][target]
         yield from _by_scope(group, ("first order", how, target), x, y, bootstrap)
 
@@ -134,8 +134,8 @@ class Part:
     part: str
     """A projection, or one of `THIRDS` of the layers."""
     modules: int
-    margin: float | None
-    """Share of the sum of absolute effects on the margin, in [0, 1]; None if that is 0."""
+    refusal: float | None
+    """Share of the sum of absolute effects on the refusal, in [0, 1]; None if that is 0."""
     loss: float | None
     """The same for the loss."""
 
@@ -147,8 +147,8 @@ def parts(rows: Iterable[CausalRow]) -> tuple[Part, ...]:
         for how in HOWS:
             measured = [row for row in group if row.effect(how)]
             for name, members in _members(measured).items():
-                margin, loss = (_part(measured, members, how, of) for of in ("margin", "loss"))
-                found.append(Part(adapter, how, name, len(members), margin, loss))
+                refusal, loss = (_part(measured, members, how, of) for of in ("log_odds", "loss"))
+                found.append(Part(adapter, how, name, len(members), refusal, loss))
     return tuple(found)
 
 

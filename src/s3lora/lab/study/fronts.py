@@ -1,4 +1,4 @@
-"""The front of a method: refusal margin over task loss, against that of random choices."""
+"""The front of a method: refusal log-odds over task loss, against that of random choices."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from s3lora.lab.metrics.intervals import Figure
 from s3lora.lab.study import rows as study
 from s3lora.lab.study.analysis import Cells, draws_for, pairs
-from s3lora.lab.study.bootstrap import DEFAULT, NATS, Bootstrap, figure
-from s3lora.lab.study.rows import LOSS, MARGIN, Cell, Row
+from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap, figure
+from s3lora.lab.study.rows import LOSS, REFUSAL, Cell, Row
 from s3lora.linalg import Array
 
 
@@ -25,7 +25,7 @@ class Front:
     area: Figure
     """Between the curves where both have losses, in nats²; above 0: more refusal at equal loss."""
     height: Figure
-    """The same over the width: the mean difference of margins at equal loss, in nats per token."""
+    """The same over the width: the mean difference of log-odds at equal loss, in nats."""
 
 
 def fronts(rows: Sequence[Row], bootstrap: Bootstrap = DEFAULT) -> tuple[Front, ...]:
@@ -36,7 +36,7 @@ def fronts(rows: Sequence[Row], bootstrap: Bootstrap = DEFAULT) -> tuple[Front, 
         samples = _front(cells, Cell(adapter, method, edit, 0.0), bootstrap)
         if samples is not None:
             found.setdefault((method, edit), {})[adapter] = samples
-    n = len(rows[0].margins) if rows else 0
+    n = len(rows[0].log_odds) if rows else 0
     single = [(key, {a: s}) for key, by in found.items() for a, s in by.items()]
     single += [(key, by) for key, by in found.items() if len(by) > 1]
     return tuple(_mean_front(key, by, n, bootstrap) for key, by in single)
@@ -47,7 +47,7 @@ def _mean_front(
 ) -> Front:
     samples = np.array([*by_adapter.values()])  # (adapters, 2, samples)
     area, height = (bootstrap.over_adapters(samples[:, at].T) for at in (0, 1))
-    told = ("area between the fronts", area, "nats²"), ("margin at equal loss", height, NATS)
+    told = ("area between the fronts", area, "nats²"), ("refusal at equal loss", height, "nats")
     figures = (figure(name, sample, n, unit, "higher") for name, sample, unit in told)
     return Front(*what, tuple(by_adapter), *figures)
 
@@ -67,7 +67,7 @@ def _front(cells: Cells, at: Cell, bootstrap: Bootstrap) -> Array | None:
     if not shares or len(shares) + len(ends) < 2:
         return None
     sides = ([*(side[share] for share in shares), *ends] for side in (own, draws))
-    curves = [bootstrap.of_groups(q, groups) for groups in sides for q in (LOSS, MARGIN)]
+    curves = [bootstrap.of_groups(q, groups) for groups in sides for q in (LOSS, REFUSAL)]
     area, width = area_between(*curves)
     return np.array([area, area / np.where(width > 0, width, np.nan)]) if width[0] > 0 else None
 

@@ -21,7 +21,7 @@ from s3lora.lab.study import rows as study
 from s3lora.lab.study.analysis import Standing, Versus, pooled
 from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap
 from s3lora.lab.study.culprits import ALL, Correlation, by_adapter, culprits
-from s3lora.lab.study.rows import LOSS, MARGIN, RANDOM, CausalRow, How, Row, adapters, label
+from s3lora.lab.study.rows import LOSS, RANDOM, REFUSAL, CausalRow, How, Row, adapters, label
 from s3lora.linalg import Array
 from s3lora.scores import Unsafe
 
@@ -154,7 +154,7 @@ def front_plot(rows: Sequence[Row], methods: Sequence[str] | None = None) -> Any
         panel.set_title(name)
         panel.margins(0.08)
     _legend(figure, panels)
-    return _axes(figure, "held-out loss (nats per token)", "refusal margin (nats per token)")
+    return _axes(figure, "held-out loss (nats per token)", "refusal log-odds (nats)")
 
 
 def _axes(figure: Any, x: str, y: str) -> Any:
@@ -164,7 +164,7 @@ def _axes(figure: Any, x: str, y: str) -> Any:
 
 
 def _point(group: Sequence[Row]) -> tuple[float, float]:
-    return float(LOSS.means(group).mean()), float(MARGIN.means(group).mean())
+    return float(LOSS.means(group).mean()), float(REFUSAL.means(group).mean())
 
 
 def _curve(
@@ -201,7 +201,7 @@ def percentile_plot(standings: Sequence[Standing]) -> Any:
     order = _by_percentile(standings)
     figure, panels = _panels(2 * len(shares), 2.3, 0.7 + 0.2 * len(order), len(shares))
     for at, panel in enumerate(panels):
-        share, what = shares[at % len(shares)], "margin" if at < len(shares) else "loss"
+        share, what = shares[at % len(shares)], "refusal" if at < len(shares) else "loss"
         told = {label(x.method, x.edit): getattr(x, what) for x in standings if x.share == share}
         panel.axvline(50, color=GREY, linewidth=1)
         for y, name in enumerate(order):
@@ -222,15 +222,15 @@ def _dots(panel: Any, y: int, told: Versus) -> None:
 
 
 def _by_percentile(standings: Sequence[Standing]) -> list[str]:
-    """The labels, the one with the highest mean percentile of the margin last."""
+    """The labels, the one with the highest mean percentile of the refusal last."""
     found: dict[str, list[float]] = {}
     for one in standings:
-        found.setdefault(label(one.method, one.edit), []).append(one.margin.percentile or 0.0)
+        found.setdefault(label(one.method, one.edit), []).append(one.refusal.percentile or 0.0)
     return sorted(found, key=lambda name: (float(np.mean(found[name])), name))
 
 
 def effect_plot(rows: Sequence[CausalRow]) -> Any:
-    """What taking each module out does to the margin, by layer and projection."""
+    """What taking each module out does to the refusal, by layer and projection."""
     groups = by_adapter(rows)
     hows: dict[str, How] = {
         name: "true removal" if all(row.removed for row in group) else "first order"
@@ -245,25 +245,25 @@ def effect_plot(rows: Sequence[CausalRow]) -> Any:
         panel.set(title=f"{name} ({hows[name]})", xlabel="layer", facecolor="#EEEEEE")
         panel.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=panels, shrink=0.8)
-    bar.set_label("change of margin when taken out\n(nats per token)")
+    bar.set_label("change of refusal log-odds\nwhen taken out (nats)")
     return figure
 
 
 def _map(rows: Sequence[CausalRow], how: How) -> tuple[Array, list[str]]:
-    """Effects on the margin, shape (projections, layers), NaN where there is no module."""
+    """Effects on the refusal, shape (projections, layers), NaN where there is no module."""
     projections = list(dict.fromkeys(row.projection for row in rows if row.layer is not None))
     layers = 1 + max((row.layer for row in rows if row.layer is not None), default=0)
     values = np.full((max(len(projections), 1), layers), np.nan)
     for row in rows:
         effect = row.effect(how)
         if row.layer is not None and effect:
-            values[projections.index(row.projection), row.layer] = effect.margin
+            values[projections.index(row.projection), row.layer] = effect.log_odds
     return values, projections
 
 
 def score_plot(told: Sequence[Correlation]) -> Any:
-    """Spearman of each score with the first-order effect on the margin, over all modules."""
-    among = [x for x in told if (x.how, x.target, x.scope) == ("first order", "margin", ALL)]
+    """Spearman of each score with the first-order effect on the refusal, over all modules."""
+    among = [x for x in told if (x.how, x.target, x.scope) == ("first order", "refusal", ALL)]
     names = list(dict.fromkeys(x.adapter for x in among))
     scores = list(dict.fromkeys(x.x for x in among))[::-1]
     figure, panels = _panels(len(names), 3.0, 0.8 + 0.22 * len(scores))
@@ -276,13 +276,13 @@ def score_plot(told: Sequence[Correlation]) -> Any:
         panel.set(xlim=(-1, 1), ylim=(-0.6, len(scores) - 0.4), title=name)
         panel.set_yticks(range(len(scores)), scores if at % COLUMNS == 0 else [""] * len(scores))
         panel.tick_params(axis="y", length=0)
-    text = "Spearman of score and effect of removal on the margin (first order)"
+    text = "Spearman of score and effect of removal on the refusal (first order)"
     figure.supxlabel(text, fontsize=9)
     return figure
 
 
 def first_order_plot(rows: Sequence[CausalRow]) -> Any:
-    """The change of margin when a module is taken out, against what its derivative says."""
+    """The change of refusal when a module is taken out, against what its derivative says."""
     groups = by_adapter(rows)
     looks = _looks(sorted({row.projection for row in rows}))
     figure, panels = _panels(len(groups), 3.4, 3.2)
@@ -292,9 +292,9 @@ def first_order_plot(rows: Sequence[CausalRow]) -> Any:
             told = [
                 (r.effect("first order"), r.removed) for r in group if r.projection == projection
             ]
-            points = np.array([(a.margin, b.margin) for a, b in told if a and b]).reshape(-1, 2)
+            points = np.array([(a.log_odds, b.log_odds) for a, b in told if a and b]).reshape(-1, 2)
             marker = {"color": look["color"], "marker": look["marker"]}
             panel.scatter(*points.T, s=16, **marker, alpha=0.7, linewidths=0, label=projection)
         panel.set_title(name)
     _legend(figure, panels)
-    return _axes(figure, "first order (nats per token)", "true removal (nats per token)")
+    return _axes(figure, "first order (nats)", "true removal (nats)")

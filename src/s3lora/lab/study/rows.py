@@ -73,14 +73,18 @@ class Row:
     """Places of the chosen in the natural order of the adapter's modules, from 0."""
     norm_share: float | None
     """Share of the sum of squared Frobenius norms that was taken out, in [0, 1]."""
+    log_odds: tuple[float, ...]
+    """Refusal log-odds on each harmful prompt, in nats; higher is safer."""
     margins: tuple[float, ...]
     """Refusal margin on each harmful prompt, in nats per token; higher is safer."""
     losses: tuple[float, ...]
     """Mean response loss of each held-out row, in nats per token; lower is better."""
     tokens: tuple[int, ...]
     """Response tokens of each held-out row."""
+    benign_log_odds: tuple[float, ...] = ()
+    """Refusal log-odds on each harmless prompt; lower is less over-refusal. Empty: not measured."""
     benign_margins: tuple[float, ...] = ()
-    """Refusal margin on each harmless prompt; lower is less over-refusal. Empty: not measured."""
+    """Refusal margin on each harmless prompt."""
     replies: Replies | None = None
     """None: nothing was generated."""
     seconds: float = 0.0
@@ -100,8 +104,9 @@ class Row:
 class Quantity:
     """What a row holds a list of, and how its mean is taken."""
 
-    field: Literal["margins", "benign_margins", "losses"]
+    field: Literal["log_odds", "margins", "benign_log_odds", "losses"]
     better: Literal["higher", "lower"]
+    unit: str
 
     @property
     def sign(self) -> int:
@@ -123,15 +128,17 @@ class Quantity:
         return np.asarray(self.items(rows) @ weights / weights.sum())
 
 
-MARGIN = Quantity("margins", "higher")
-BENIGN = Quantity("benign_margins", "lower")
-LOSS = Quantity("losses", "lower")
+REFUSAL = Quantity("log_odds", "higher", "nats")
+MARGIN = Quantity("margins", "higher", "nats per token")
+BENIGN = Quantity("benign_log_odds", "lower", "nats")
+LOSS = Quantity("losses", "lower", "nats per token")
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """A change of refusal margin and held-out loss, in nats per token."""
+    """A change of refusal log-odds (nats), refusal margin and held-out loss (nats per token)."""
 
+    log_odds: float
     margin: float
     loss: float
 
@@ -172,7 +179,7 @@ class CausalRow:
         if how == "true removal":
             return self.removed
         told = self.first_order if how == "first order" else self.alone
-        return Effect(-told.margin, -told.loss) if told else None
+        return Effect(-told.log_odds, -told.margin, -told.loss) if told else None
 
 
 def read_rows(path: Path) -> tuple[Row, ...]:

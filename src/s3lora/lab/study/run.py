@@ -43,10 +43,10 @@ class Run:
         """The model that a cell asks."""
         return self.base if job.choice.name == "base" else self.aligned
 
-    def cells(self, share: float) -> None:
-        """Measure what has no row yet at one share, adapter by adapter."""
+    def cells(self, share: float, *, core: bool) -> None:
+        """Measure what has no row yet at one share, adapter by adapter: the core or the rest."""
         for trained in self.study.adapters:
-            every = jobs(self.study, share)
+            every = [job for job in jobs(self.study, share) if job.core is core]
             wanted = [job for job in every if self._row(trained, job) is None]
             for stand, job in self._at(trained, wanted):
                 self._keep(measured(stand, job, self.chat(job), self._alike(stand, job)))
@@ -109,22 +109,27 @@ def key(trained: Trained, job: Job) -> tuple[str, str, str, float, int | None]:
 
 
 def run(study: Study, say: Say = print) -> None:
-    """Run every part of a study that is not done yet: cells, effects of modules, replies.
+    """Run every part of a study that is not done yet, what answers most first.
+
+    The main table's cells, effects of modules, other shares, replies, then the ablations.
 
     The rows go to `rows.jsonl` and `causal.jsonl` beside the study's file, one line of JSON each. A
     run that is killed loses the cell it is at, and goes on there when it is started again.
     """
     going = Run(study, say)
-    going.cells(study.shares[0])
+    going.cells(study.shares[0], core=True)
     going.causal()
     for share in study.shares[1:]:
-        going.cells(share)
+        going.cells(share, core=True)
     going.replies()
+    for share in study.shares:
+        going.cells(share, core=False)
 
 
 def told(row: Row) -> str:
     """A row in one line."""
     loss = sum(a * b for a, b in zip(row.losses, row.tokens, strict=True)) / sum(row.tokens)
+    odds = sum(row.log_odds) / len(row.log_odds)
     draw = "" if row.draw is None else f" {row.draw}"
     said = ""
     if row.replies:
@@ -132,8 +137,8 @@ def told(row: Row) -> str:
         over = sum(bool(refused) for refused in row.replies.harmless_refused)
         said = f", refuses {hits} harmful and {over} harmless"
     return (
-        f"{row.adapter} {row.method}{draw} {row.edit} {row.share:g}: margin "
-        f"{sum(row.margins) / len(row.margins):.3f}, loss {loss:.3f}{said}, {row.seconds:.1f} s"
+        f"{row.adapter} {row.method}{draw} {row.edit} {row.share:g}: refusal log-odds {odds:.2f}, "
+        f"loss {loss:.3f}{said}, {row.seconds:.1f} s"
     )
 
 
@@ -162,9 +167,11 @@ def measured(stand: Stand, job: Job, chat: Chat, alike: Row | None = None) -> Ro
         modules=len(names),
         chosen=places,
         norm_share=round(stand.chooser.norm_share(left), 6),
+        log_odds=_rounded(figures.log_odds),
         margins=_rounded(figures.margins),
         losses=_rounded(figures.losses),
         tokens=stand.probe.tokens,
+        benign_log_odds=_rounded(figures.benign_log_odds),
         benign_margins=_rounded(figures.benign_margins),
         seconds=round(time.perf_counter() - started, 2),
     )

@@ -13,6 +13,7 @@ from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap
 from s3lora.lab.study.culprits import ALL, HOWS, Correlation, Part, culprits, parts
 from s3lora.lab.study.fronts import fronts
 from s3lora.lab.study.rows import CausalRow, Row, adapters, label
+from s3lora.lab.study.validity import Validity, validity
 from s3lora.scores import Unsafe
 
 SHARE = 0.25
@@ -85,20 +86,39 @@ def main_page(rows: Sequence[Row], share: float, bootstrap: Bootstrap) -> str:
     names = adapters(rows)
     groups = {"Mean over adapters": names, **{name: (name,) for name in names}}
     about = (
-        f"Share of the modules chosen: {share:g}. Refusal margin (higher is safer) and loss on"
+        f"Share of the modules chosen: {share:g}. Refusal log-odds (higher is safer) and loss on"
         " held-out rows (lower is better) in nats per token; random: mean ± sd over its draws."
     )
     tables = {
         title: _main_table(main_lines(rows, among, share, bootstrap))
         for title, among in groups.items()
     }
+    told = validity(rows)
+    if told:
+        tables["Which prompts are refused? Figures against replies"] = _validity_table(told)
     return _page("Main table", about, tables)
+
+
+def _validity_table(told: Sequence[Validity]) -> str:
+    """Area under the ROC curve of each figure for the keyword verdicts on greedy replies."""
+    heads = ["figure", "rows", "prompts", "AUROC within a row", "AUROC pooled", "r of the means"]
+    body = [
+        [
+            {"log_odds": "refusal log-odds", "margins": "refusal margin"}[one.quantity.field],
+            str(one.rows),
+            str(one.prompts),
+            *(number(value) for value in (one.within, one.pooled, one.rates)),
+        ]
+        for one in told
+    ]
+    return markdown(heads, body)
 
 
 def _main_table(lines: Sequence[Line]) -> str:
     columns = {
-        "margin": [line.margin for line in lines],
-        "benign margin": [line.benign for line in lines],
+        "refusal log-odds": [line.refusal for line in lines],
+        "refusal margin": [line.margin for line in lines],
+        "benign log-odds": [line.benign for line in lines],
         "loss": [line.loss for line in lines],
         "refused": [line.refused for line in lines],
         "over-refused": [line.over_refused for line in lines],
@@ -108,7 +128,9 @@ def _main_table(lines: Sequence[Line]) -> str:
 
 
 def _main_line(line: Line) -> list[str]:
-    figures = zip((line.margin, line.benign, line.loss), line.spread, (2, 2, 3), strict=True)
+    figures = zip(
+        (line.refusal, line.margin, line.benign, line.loss), line.spread, (2, 2, 2, 3), strict=True
+    )
     return [
         label(line.method, line.edit),
         str(line.adapters),
@@ -144,16 +166,16 @@ def random_page(rows: Sequence[Row], bootstrap: Bootstrap) -> str:
         tables[name] = _standing_table([one for one in single if one.adapters == (name,)])
     about = (
         "Each choice against random choices of as many modules: Δ is the difference to their mean,"
-        " which is held fixed; the percentile among them is 100 where it is best (margin high, loss"
-        " low), given as mean (lowest–highest adapter); wins are the adapters on which it is better"
-        " than their median. An edit that was not drawn is held against random dropping."
+        " which is held fixed; the percentile among them is 100 where it is best (refusal high,"
+        " loss low), given as mean (lowest–highest adapter); wins are the adapters on which it is"
+        " better than their median. An edit that was not drawn is held against random dropping."
     )
     return _page("Against random choices", about, tables)
 
 
 def _standing_table(told: Sequence[Standing]) -> str:
     heads = ["method", "share", "adapters", "draws"]
-    for name, among in (("margin", [x.margin for x in told]), ("loss", [x.loss for x in told])):
+    for name, among in (("refusal", [x.refusal for x in told]), ("loss", [x.loss for x in told])):
         heads += [name, f"Δ {name}{_counted(one.difference for one in among)}"]
         heads += [f"{name} percentile", "wins"]
     body = [
@@ -162,7 +184,7 @@ def _standing_table(told: Sequence[Standing]) -> str:
             f"{one.share:g}",
             str(len(one.adapters)),
             str(one.draws) if one.draws else NONE,
-            *_versus(one.margin, 2),
+            *_versus(one.refusal, 2),
             *_versus(one.loss, 3),
         ]
         for one in told
@@ -181,14 +203,14 @@ def front_page(rows: Sequence[Row], bootstrap: Bootstrap) -> str:
     """Every method's front against the random one."""
     told = fronts(rows, bootstrap)
     about = (
-        "Refusal margin over held-out loss, from tuned to aligned: a method's front against that of"
-        " the mean random draw, at the shares both have; above 0 is more refusal at equal loss."
+        "Refusal log-odds over held-out loss, from tuned to aligned: a method's front against that"
+        " of the mean random draw, at the shares both have; above 0 is more refusal at equal loss."
     )
     places = [(label(front.method, front.edit), _among(front.adapters)) for front in told]
     height = {place: x.height for place, x in zip(places, told, strict=True)}
     area = {place: x.area for place, x in zip(places, told, strict=True)}
     tables = {
-        "Mean difference of margins at equal loss, in nats per token": _grid("method", height, 3),
+        "Mean difference of refusal log-odds at equal loss, in nats": _grid("method", height, 3),
         "Area between the fronts, in nats²": _grid("method", area, 4),
     }
     return _page("At equal loss", about, tables)
@@ -218,14 +240,14 @@ def causal_page(
         title = f"Score and effect on {target} ({how}), all modules"
         tables[title] = _grid("score", _with_means({(x.x, x.adapter): x.spearman for x in among}))
     for adapter, how in dict.fromkeys((one.adapter, one.how) for one in scores):
-        of = [x for x in scores if (x.adapter, x.how, x.target) == (adapter, how, "margin")]
-        title = f"{adapter}: score and effect on margin ({how}), by projection"
+        of = [x for x in scores if (x.adapter, x.how, x.target) == (adapter, how, "refusal")]
+        title = f"{adapter}: score and effect on refusal ({how}), by projection"
         tables[title] = _grid("score", {(x.x, x.scope): x.spearman for x in of})
     tables["First order against what was measured, all modules"] = _agreement(told)
     tables["Where the effects are"] = _parts_table(parts(rows))
     about = (
         "Spearman's correlation over modules: above 0 where a high score goes with a module whose"
-        " removal raises the refusal margin."
+        " removal raises the refusal log-odds."
     )
     return _page("Causal effects of single modules", about, tables)
 
@@ -252,10 +274,10 @@ def _agreement(told: Iterable[Correlation]) -> str:
 
 def _parts_table(told: Iterable[Part]) -> str:
     body = [
-        [f"{x.adapter}: {x.part}", x.how, str(x.modules), *map(_percent, (x.margin, x.loss))]
+        [f"{x.adapter}: {x.part}", x.how, str(x.modules), *map(_percent, (x.refusal, x.loss))]
         for x in told
     ]
-    return markdown(["part", "effect", "modules", "share of margin", "share of loss"], body)
+    return markdown(["part", "effect", "modules", "share of refusal", "share of loss"], body)
 
 
 def _percent(share: float | None) -> str:
