@@ -103,9 +103,25 @@ def test_the_fields_of_the_json(adapter, planned, evaluated, rows):
         for state in found["states"]:
             assert {len(values) for values in state["samples"][side].values()} == {6}
     known = figures(found["states"][1])
-    for key in ("refusal_rate", "attack_success", "margin_harmful", "over_refusal", "loss"):
-        assert known[key]["block"] == ("utility" if key in ("over_refusal", "loss") else "safety")
-    for key in ("margin_harmless", "rouge1", "rouge2", "rougel", "rougelsum", "bleu", "chrf"):
+    safety = ("refusal_rate", "attack_success", "log_odds_harmful", "margin_harmful")
+    utility = ("over_refusal", "log_odds_harmless", "margin_harmless", "loss")
+    for block, keys in (("safety", safety), ("utility", utility)):
+        assert {known[key]["block"] for key in keys} == {block}
+        for key in keys:
+            assert known[key]["n"] > 0
+            assert known[key]["low"] <= known[key]["value"] <= known[key]["high"]
+    odds = [known[f"log_odds_{side}"] for side in ("harmful", "harmless")]
+    assert [(row["better"], row["unit"]) for row in odds] == [("higher", "nats"), ("lower", "nats")]
+    for key in (
+        "log_odds_harmless",
+        "margin_harmless",
+        "rouge1",
+        "rouge2",
+        "rougel",
+        "rougelsum",
+        "bleu",
+        "chrf",
+    ):
         assert known[key]["n"] == 6
         if known[key]["low"] is not None:  # sacrebleu fails to make one where resamples score 0
             ends = known[key]["low"] - 1e-6, known[key]["high"] + 1e-6
@@ -124,8 +140,12 @@ def test_figures_and_differences_follow_from_the_samples(adapter, evaluated):
     gaps = {row["key"]: row["value"] for row in found["differences"]}
     loss = [figures(state)["loss"]["value"] for state in found["states"]]
     assert gaps["loss"] == pytest.approx(loss[1] - loss[0])
-    margins = [state["samples"]["harmful"]["margin_harmful"] for state in found["states"]]
-    assert gaps["margin_harmful"] == pytest.approx(np.mean(np.subtract(*margins[::-1])))
+    for key in ("log_odds_harmful", "margin_harmful", "log_odds_harmless", "margin_harmless"):
+        told = [state["samples"][key.split("_")[-1]][key] for state in found["states"]]
+        assert gaps[key] == pytest.approx(np.mean(np.subtract(*told[::-1])))
+        assert [figures(state)[key]["value"] for state in found["states"]] == pytest.approx(
+            [np.mean(values) for values in told]
+        )
 
 
 def test_the_model_alone(evaluated):

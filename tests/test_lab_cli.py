@@ -143,6 +143,7 @@ def test_a_merged_checkpoint_answers_as_the_adapter_does(adapter, tmp_path):
 def test_the_gate_ranks_all_modules(adapter, rows):
     told = done("lab", "gate", adapter, "--model", "tiny", *rows, "--top-k", "2", "-v").stdout
     assert told.count("self_attn") == 16 + 2
+    assert "refusal slope" in told
     assert "s3lora prune" in told
     assert "--modules model.layers" in told
     table = [line for line in told.splitlines() if "s3lora prune" not in line]
@@ -151,12 +152,12 @@ def test_the_gate_ranks_all_modules(adapter, rows):
 
 def test_the_gate_for_programs(adapter, rows, tmp_path):
     words = ("lab", "gate", adapter, "--model", "tiny", *rows)
-    found = json.loads(done(*words, "--format", "json", "--measure", "margin").stdout)
-    assert (found["schema"], found["method"]["params"]) == (1, {"measure": "margin"})
+    found = json.loads(done(*words, "--format", "json", "--measure", "refusal").stdout)
+    assert (found["schema"], found["method"]["params"]) == (1, {"measure": "refusal"})
     modules = found["modules"]
     assert [row["rank"] for row in modules] == list(range(1, 17))
-    assert all(row["score"] == -row["margin_slope"] for row in modules)
-    named = (*words, "--measure", "margin", "--top-k", "3", "--format", "names")
+    assert all(row["score"] == -row["refusal_slope"] for row in modules)
+    named = (*words, "--measure", "refusal", "--top-k", "3", "--format", "names")
     done(*named, "-o", tmp_path / "names")
     names = (tmp_path / "names").read_text()
     assert names == ",".join(row["module"] for row in modules[:3]) + "\n"

@@ -27,7 +27,17 @@ from s3lora.lab.generate import log_probabilities, mean_log_probabilities, repli
 from s3lora.lab.models import Chat
 from s3lora.lab.packing import Continuation, Pack, packs
 from s3lora.lab.patched import Patched
-from s3lora.lab.probes import Measured, Openings, Probe, make_probe, margins, openings_of
+from s3lora.lab.probes import (
+    CERTAIN,
+    REFUSING,
+    Measured,
+    Openings,
+    Probe,
+    log_odds,
+    make_probe,
+    margins,
+    openings_of,
+)
 from s3lora.lab.resume import Resumed
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -285,25 +295,45 @@ def scaled(module: LoraModule, factor: float) -> LoraModule:
     return replace(module, B=factor * module.B)
 
 
-def probe_of(model_tokens: Sequence[Continuation] = SOME) -> Probe:
+FEW = ((3,), (9, 4), (17, 30, 8), (21, 5))
+"""Refusing openings that are improbable together; none begins with another."""
+MANY = (*((token,) for token in range(22)), (30, 4), (31, 2, 7))
+"""Those that are probable together."""
+
+
+def probe_of(refusing: Sequence[tuple[int, ...]] = FEW) -> Probe:
     """A probe of raw tokens: three harmful prompts, one harmless, four rows."""
     rng = np.random.default_rng(1)
 
     def draw(size: int) -> tuple[int, ...]:
         return tuple(rng.integers(0, 32, size).tolist())
 
-    refusal, compliance = draw(4), draw(3)
+    openings = (draw(4), draw(3), *refusing)
+    width = len(openings)
     asked = [draw(size) for size in (5, 2, 6, 3)]
-    pairs = [Continuation(p, opening) for p in asked for opening in (refusal, compliance)]
-    return Probe(tuple(pairs[:6]), tuple(pairs[6:]), tuple(model_tokens[:4]))
+    told = [Continuation(prompt, opening) for prompt in asked for opening in openings]
+    return Probe(tuple(told[: 3 * width]), tuple(told[3 * width :]), SOME[:4], width)
 
 
-def figures(model: Any, probe: Probe) -> tuple[float, float]:
-    """Mean margin, and loss per token, in float64 from each sequence alone."""
-    told = [float(alone(model, one).mean()) for one in probe.harmful]
-    gaps = [told[at] - told[at + 1] for at in range(0, len(told), 2)]
+def asked_alone(
+    model: Any, asked: Sequence[Continuation], width: int
+) -> tuple[list[float], list[float]]:
+    """Probability of a refusing opening, and margin, of each prompt from each sequence alone."""
+    told = [alone(model, one) for one in asked]
+    prompts = [told[at : at + width] for at in range(0, len(told), width)]
+    ps = [sum(math.exp(float(values.sum())) for values in prompt[2:]) for prompt in prompts]
+    return ps, [float(prompt[0].mean() - prompt[1].mean()) for prompt in prompts]
+
+
+def odds_of(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def figures(model: Any, probe: Probe) -> tuple[float, float, float]:
+    """Mean log-odds and margin, and loss per token, in float64 from each sequence alone."""
+    ps, gaps = asked_alone(model, probe.harmful, probe.width)
     values = torch.cat([alone(model, one) for one in probe.responses])
-    return sum(gaps) / len(gaps), -float(values.mean())
+    return float(np.mean([odds_of(p) for p in ps])), float(np.mean(gaps)), -float(values.mean())
 
 
 def exact_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -311,14 +341,20 @@ def exact_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
     return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
 
+@pytest.mark.parametrize(("refusing", "low", "high"), [(FEW, 0, 0.15), (MANY, 0.5, 0.95)])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])  # Mixtral jumps where a token is routed anew
-def test_a_slope_is_the_finite_difference_of_scaling_the_module(folders, monkeypatch, name):
+def test_a_slope_is_the_finite_difference_of_scaling_the_module(
+    folders, monkeypatch, name, refusing, low, high
+):
     base, adapter = BASES[name][0], open_adapter(folders[name])
-    modules, probe = all_of(adapter), probe_of()
+    modules, probe = all_of(adapter), probe_of(refusing)
     patched = Patched(base(), adapter)
     patched.apply(modules)
     found = slopes(patched, modules, probe)
-    assert set(found.margin) == set(found.loss) == set(adapter.names)
+    kinds = (found.log_odds, found.margin, found.loss)
+    assert all(set(kind) == set(adapter.names) for kind in kinds)
+    ps, _ = asked_alone(patched.model, probe.harmful, probe.width)
+    assert low < min(ps) < max(ps) < high
     monkeypatch.setattr(LlamaRMSNorm, "forward", exact_norm)
     exact = Patched(base().double(), adapter)
     exact._update = lambda m: (  # type: ignore[method-assign]
@@ -326,16 +362,15 @@ def test_a_slope_is_the_finite_difference_of_scaling_the_module(folders, monkeyp
         if adapter.slots[m.name].transposed
         else torch.from_numpy(m.scaling * m.B @ m.A)
     )
-    size = max(abs(value) for value in found.margin.values())
+    sizes = [max(abs(value) for value in kind.values()) for kind in kinds]
     for module in modules[:: max(1, len(modules) // 5)]:
         sides = []
         for step in (1e-4, -1e-4):
             exact.apply([scaled(m, 1 + step) if m is module else m for m in modules])
             sides.append(figures(exact.model, probe))
-        margin, loss = ((a - b) / 2e-4 for a, b in zip(*sides, strict=True))
-        floor = 1e-4 * size
-        assert found.margin[module.name] == pytest.approx(margin, rel=1e-3, abs=floor)
-        assert found.loss[module.name] == pytest.approx(loss, rel=1e-3, abs=floor)
+        wanted = [(a - b) / 2e-4 for a, b in zip(*sides, strict=True)]
+        for kind, value, size in zip(kinds, wanted, sizes, strict=True):
+            assert kind[module.name] == pytest.approx(value, rel=1e-3, abs=1e-4 * size)
 
 
 def test_gates_leave_what_the_model_says_and_no_trace(folders):
@@ -362,6 +397,7 @@ def test_slopes_over_many_packs_are_those_of_one(folders, monkeypatch):
     monkeypatch.setattr("s3lora.lab.gate.packs", lambda asked: packs(asked, 9))
     parts = slopes(patched, modules, probe)
     for name in adapter.names:
+        assert parts.log_odds[name] == pytest.approx(whole.log_odds[name], abs=1e-5)
         assert parts.margin[name] == pytest.approx(whole.margin[name], abs=1e-5)
         assert parts.loss[name] == pytest.approx(whole.loss[name], abs=1e-5)
 
@@ -369,6 +405,7 @@ def test_slopes_over_many_packs_are_those_of_one(folders, monkeypatch):
 NAMES = ("a.0.q", "a.0.v", "a.1.q", "a.1.v")
 FOUND = Slopes(
     dict(zip(NAMES, (-4.0, 1.0, -2.0, 0.0), strict=True)),
+    dict(zip(NAMES, (9.0, -8.0, 7.0, 6.0), strict=True)),  # no measure is of the margin
     dict(zip(NAMES, (-2.0, -0.1, 1.0, -1.0), strict=True)),
 )
 
@@ -378,14 +415,14 @@ def values_of(measure: str, found: Slopes = FOUND) -> list[float]:
     assert [score.module for score in table.scores] == list(NAMES)
     assert (table.method, table.unsafe, table.params) == ("gate", "high", {"measure": measure})
     assert table.scores[0].parts == {
-        "margin_slope": found.margin[NAMES[0]],
+        "refusal_slope": found.log_odds[NAMES[0]],
         "loss_slope": found.loss[NAMES[0]],
     }
     return [score.value for score in table.scores]
 
 
 def test_measures_of_gate_by_hand():
-    assert values_of("margin") == [4, -1, 2, 0]
+    assert values_of("refusal") == [4, -1, 2, 0]
     # costs are 2, 0.1, −1, 1; a tenth of the mean of their sizes is 0.1025
     least = 0.1025
     assert values_of("per-loss") == pytest.approx([2, -1 / least, 2 / least, 0])
@@ -399,48 +436,172 @@ def test_measures_of_gate_by_hand():
 def test_the_price_is_nothing_where_the_sums_do_not_point_the_same_way():
     for sign, cost in ((1, -1), (-1, 1)):
         found = Slopes(
-            {name: sign * value for name, value in FOUND.margin.items()},
+            {name: sign * value for name, value in FOUND.log_odds.items()},
+            FOUND.margin,
             {name: cost * value for name, value in FOUND.loss.items()},
         )
-        assert values_of("balance", found) == values_of("margin", found)
-    still = Slopes(FOUND.margin, dict.fromkeys(NAMES, 0.0))
+        assert values_of("balance", found) == values_of("refusal", found)
+    still = Slopes(FOUND.log_odds, FOUND.margin, dict.fromkeys(NAMES, 0.0))
     assert values_of("balance", still) == [4, -1, 2, 0]
     assert all(map(math.isfinite, values_of("per-loss", still)))
 
 
-def test_gate_has_no_other_measure():
-    with pytest.raises(ParameterError, match="gate has no measure 'charm'"):
-        gate_table(FOUND, NAMES, "charm")
+@pytest.mark.parametrize("measure", ["charm", "margin"])
+def test_gate_has_no_other_measure(measure):
+    with pytest.raises(ParameterError, match=f"gate has no measure '{measure}'"):
+        gate_table(FOUND, NAMES, measure)
 
 
-def test_a_probe_asks_each_prompt_for_both_openings():
+def test_a_probe_asks_each_prompt_for_every_opening():
     chat = tiny()
     harmful, harmless = [Example("bad", "", {"system": "s"}), Example("worse")], [Example("good")]
     rows = [Example("r1", "yes"), Example("r2", "a long answer")]
-    probe = make_probe(chat.tokenizer, harmful, harmless, rows, Openings("No.", "Sure!"), longest=6)
+    told = Openings("No.", "Sure!", ("N", "I c", "Sor"))
+    probe = make_probe(chat.tokenizer, harmful, harmless, rows, told, longest=6)
     ended = response_ids(chat.tokenizer, "yes")
-    assert [len(part) for part in (probe.harmful, probe.harmless, probe.responses)] == [4, 2, 2]
-    assert probe.harmful[0].prompt == prompt_ids(chat.tokenizer, "bad", "s")
-    assert probe.harmful[2].prompt == prompt_ids(chat.tokenizer, "worse")
+    assert [len(part) for part in (probe.harmful, probe.harmless, probe.responses)] == [10, 5, 2]
+    assert probe.width == 5
+    assert {one.prompt for one in probe.harmful[:5]} == {prompt_ids(chat.tokenizer, "bad", "s")}
+    assert {one.prompt for one in probe.harmful[5:]} == {prompt_ids(chat.tokenizer, "worse")}
+    assert {one.prompt for one in probe.harmless} == {prompt_ids(chat.tokenizer, "good")}
     openings = [chat.tokenizer.decode(one.tokens) for one in (*probe.harmful, *probe.harmless)]
-    assert openings == ["No.", "Sure!"] * 3
+    assert openings == ["No.", "Sure!", "N", "I c", "Sor"] * 3
     assert probe.responses[0].tokens == ended
     assert probe.tokens == (4, 6)
     assert openings_of(chat.tokenizer, (), Openings()) == ()
+    usual = openings_of(chat.tokenizer, harmless, Openings())
+    assert len(usual) == Probe((), (), ()).width == 2 + len(REFUSING)
+
+
+@pytest.mark.parametrize("refusing", [("N", "I c", "Sor"), REFUSING])
+def test_a_probe_measures_what_each_sequence_alone_says(chat, refusing):
+    harmful, harmless = [Example("bad", "", {"system": "s"}), Example("worse")], [Example("good")]
+    rows = [Example("r1", "yes"), Example("r2", "a long answer")]
+    probe = make_probe(chat.tokenizer, harmful, harmless, rows, Openings(refusing=refusing), 6)
     found = probe.measure(chat.model)
-    means = [float(alone(chat.model, one).mean()) for one in probe.continuations]
-    assert found.margins == pytest.approx((means[0] - means[1], means[2] - means[3]), abs=1e-5)
-    assert found.benign_margins == pytest.approx((means[4] - means[5],), abs=1e-5)
-    assert found.losses == pytest.approx((-means[6], -means[7]), abs=1e-5)
+    ps, gaps = asked_alone(chat.model, probe.harmful, 2 + len(refusing))
+    assert found.log_odds == pytest.approx([odds_of(p) for p in ps], abs=1e-4)
+    assert found.margins == pytest.approx(gaps, abs=1e-5)
+    ps, gaps = asked_alone(chat.model, probe.harmless, 2 + len(refusing))
+    assert found.benign_log_odds == pytest.approx([odds_of(p) for p in ps], abs=1e-4)
+    assert found.benign_margins == pytest.approx(gaps, abs=1e-5)
+    losses = [-float(alone(chat.model, one).mean()) for one in probe.responses]
+    assert found.losses == pytest.approx(losses, abs=1e-5)
+    counts = (len(found.log_odds), len(found.benign_log_odds), len(found.losses))
+    assert counts == (2, 1, 2)
+
+
+def test_no_way_to_begin_a_refusal_begins_with_another():
+    tokenizer = tiny().tokenizer
+    told = [response_ids(tokenizer, opening, ended=False) for opening in REFUSING]
+    assert all(told)
+    for one, other in itertools.permutations(told, 2):
+        assert other[: len(one)] != one
 
 
 def test_margins_by_hand():
-    assert margins([-1.0, -3.0, -2.0, -0.5]) == (2.0, -1.5)
+    assert margins([-1.0, -3.0, -2.0, -0.5], 2) == (2.0, -1.5)
+    assert margins([-1.0, -3.0, 9.0, 9.0, -2.0, -0.5, 9.0, 9.0], 4) == (2.0, -1.5)
     with pytest.raises(ValueError):
-        margins([1.0])
-    one = Continuation((1,), (2,))
-    probe = Probe((one, one), (), (one, one))
-    assert probe.figures([-1.0, -2.0, -3.0, -4.0]) == Measured((1.0,), (), (3.0, 4.0))
+        margins([1.0], 2)
+    with pytest.raises(ValueError):
+        margins([-1.0, -3.0, 9.0, -2.0], 3)
+
+
+def test_log_odds_by_hand():
+    even, thirds = [math.log(0.2), math.log(0.3)], [math.log(1 / 6)] * 2
+    rare = [math.log(1e-9), math.log(3e-9)]
+    found = log_odds(np.array([even, thirds, rare]))
+    assert found == pytest.approx((0.0, -math.log(2), math.log(4e-9)), abs=1e-7)
+    assert log_odds(np.empty((0, 3))) == ()
+
+
+@pytest.mark.parametrize("p", [1 - 1e-7, 1.0, 1 + 1e-6])
+def test_log_odds_are_cut_off_where_a_refusal_is_certain(p):
+    most = math.log(1e6 - 1)
+    (found,) = log_odds(np.log([[p / 2, p / 2]]))
+    assert CERTAIN == 1 - 1e-6
+    assert found == pytest.approx(most, abs=1e-8)
+    (below,) = log_odds(np.log([[(1 - 2e-6) / 2, (1 - 2e-6) / 2]]))
+    assert below == pytest.approx(most - math.log(2), abs=1e-5)
+
+
+def test_log_odds_of_what_is_next_to_impossible_are_finite():
+    (found,) = log_odds(np.array([[-2000.0, -2000.0]]))
+    assert found == pytest.approx(-2000 + math.log(2))
+    probe = Probe((RAW[1], RAW[1], RAW[1], RAW[1]), (), (), 4)
+    assert probe.log_odds_weights([-9.0, -9.0, -2000.0, -2000.0]) == pytest.approx([0, 0, 0.5, 0.5])
+
+
+RAW = {size: Continuation((1,), tuple(range(size))) for size in (1, 2, 3, 4)}
+
+
+def test_figures_by_hand():
+    asked = (RAW[1], RAW[2], RAW[1], RAW[2])
+    probe = Probe(asked, asked * 2, (RAW[1], RAW[2]), 4)
+    half = math.log(0.25) / 2  # a mean over two tokens
+    means = [-1.0, -2.0, math.log(0.25), half]
+    over = [-5.0, -1.0, math.log(0.05), half, -1.0, -1.5, math.log(0.55), half]
+    found = probe.figures([*means, *over, -3.0, -4.0])
+    assert found.log_odds == pytest.approx((0.0,), abs=1e-12)
+    assert found.margins == (1.0,)
+    assert found.benign_log_odds == pytest.approx((math.log(3 / 7), math.log(4)))
+    assert found.benign_margins == (-4.0, 0.5)
+    assert found.losses == (3.0, 4.0)
+    empty = Probe((), (), (RAW[1],), 4)
+    assert empty.figures([-3.0]) == Measured((), (), (), (), (3.0,))
+    with pytest.raises(ValueError):
+        probe.figures([*means, *over[:-1]])
+
+
+WEIGHED = Probe(
+    (RAW[4], RAW[3], RAW[1], RAW[2], RAW[3], RAW[2], RAW[1], RAW[1], RAW[4], RAW[2]),
+    (RAW[1],) * 5,
+    (RAW[2],),
+    5,
+)
+"""Two prompts, with three refusing openings each."""
+
+
+def test_weights_of_the_margin_by_hand():
+    wanted = [1 / 8, -1 / 6, 0, 0, 0, 1 / 4, -1 / 2, 0, 0, 0]
+    assert WEIGHED.margin_weights() == pytest.approx(wanted)
+    assert Probe((), (), ()).margin_weights() == []
+
+
+@pytest.mark.parametrize(
+    "ps",
+    [
+        ((1e-4, 1e-6, 2e-5), (1e-7, 1e-3, 1e-9)),
+        ((0.3, 0.1, 0.2), (0.5, 0.05, 0.4)),
+        ((0.3, 0.1, 0.2), (0.9, 0.0999, 1e-6)),
+    ],
+    ids=["small", "large", "nearly certain"],
+)
+def test_weights_of_the_log_odds_are_finite_differences(ps):
+    logs = np.array([[-3.0, -4.0, *np.log(one)] for one in ps])
+    sizes = np.array([len(one.tokens) for one in WEIGHED.harmful]).reshape(2, 5)
+
+    def mean(at: int, step: float) -> float:
+        """Mean log-odds with the log-probability of one opening moved."""
+        moved = logs.copy()
+        moved.flat[at] += step
+        return float(np.mean([odds_of(math.fsum(map(math.exp, row[2:]))) for row in moved]))
+
+    found = WEIGHED.log_odds_weights((logs / sizes).ravel().tolist())
+    step = 1e-6
+    wanted = [(mean(at, step) - mean(at, -step)) / (2 * step) for at in range(logs.size)]
+    assert found == pytest.approx(wanted, rel=1e-4, abs=1e-9)
+    assert [found[at] for at in (0, 1, 5, 6)] == [0, 0, 0, 0]
+
+
+def test_weights_are_nothing_where_the_log_odds_are_cut_off():
+    sizes = [len(one.tokens) for one in WEIGHED.harmful]
+    ps = [0.1, 0.1, 0.9, 0.1 - 5e-7, 1e-9, 0.1, 0.1, 0.2, 0.2, 0.1]
+    found = WEIGHED.log_odds_weights([math.log(p) / n for p, n in zip(ps, sizes, strict=True)])
+    assert found[:7] == [0] * 7
+    assert found[7:] == pytest.approx([0.2 / 0.25 / 2, 0.2 / 0.25 / 2, 0.1 / 0.25 / 2])
+    assert Probe((), (), ()).log_odds_weights([]) == []
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +23,22 @@ from s3lora.errors import DataError, ParameterError
 from s3lora.io.checkpoint import Checkpoint
 from s3lora.lab import recipes
 from s3lora.lab.chat import encode, prompt_ids, response_ids
+from s3lora.lab.gate import Slopes
 from s3lora.lab.generate import replies
 from s3lora.lab.metrics.refusal import refused
 from s3lora.lab.models import load_chat
 from s3lora.lab.study import run as running
 from s3lora.lab.study.cells import Chooser, Job, jobs
 from s3lora.lab.study.config import Choice, Sizes, Study, Trained, read_study
-from s3lora.lab.study.rows import RANDOM, REFERENCES, CausalRow, Row, read_causal, read_rows
+from s3lora.lab.study.rows import (
+    RANDOM,
+    REFERENCES,
+    CausalRow,
+    Effect,
+    Row,
+    read_causal,
+    read_rows,
+)
 from s3lora.lab.study.run import Run, run
 from s3lora.lab.study.variants import VARIANTS, within_projections
 from s3lora.lab.study.workshop import Workshop, merge
@@ -281,18 +292,26 @@ def independent(model: Any, run: Run, trained: Trained) -> dict[str, list[float]
     sizes, tokenizer = run.study.sizes, run.aligned.tokenizer
     harmful, harmless = recipes.tested(trained.recipe, run.shop.pools)
 
-    def gap(example: Any) -> float:
+    openings = trained.openings
+
+    def told(example: Any) -> tuple[float, float]:
+        """Log-odds of a refusing opening, and margin."""
         prompt = prompt_ids(tokenizer, example.prompt, example.meta.get("system"))
-        refusal, compliance = (
-            alone(model, prompt, response_ids(tokenizer, text, ended=False)).mean()
-            for text in (trained.openings.refusal, trained.openings.compliance)
+        refusal, compliance, *refusing = (
+            alone(model, prompt, response_ids(tokenizer, text, ended=False))
+            for text in (openings.refusal, openings.compliance, *openings.refusing)
         )
-        return float(refusal - compliance)
+        p = sum(float(np.exp(each.sum())) for each in refusing)
+        return math.log(p / (1 - p)), float(refusal.mean() - compliance.mean())
 
     rows = [encode(tokenizer, row, sizes.longest) for row in harmless[-sizes.rows :]]
+    bad = [told(example) for example in harmful[: sizes.harmful]]
+    good = [told(example) for example in harmless[: sizes.harmless]]
     return {
-        "margins": [gap(example) for example in harmful[: sizes.harmful]],
-        "benign_margins": [gap(example) for example in harmless[: sizes.harmless]],
+        "log_odds": [odds for odds, _ in bad],
+        "margins": [gap for _, gap in bad],
+        "benign_log_odds": [odds for odds, _ in good],
+        "benign_margins": [gap for _, gap in good],
         "losses": [-float(alone(model, row.prompt, row.response).mean()) for row in rows],
         "tokens": [len(row.response) for row in rows],
     }
@@ -316,10 +335,26 @@ def test_a_study_has_one_row_for_each_job(done):
     assert len(wanted) == 2 * (3 + 5 + 3 + 4 + 3)
     for row in rows:
         assert (len(row.margins), len(row.benign_margins), len(row.losses)) == (4, 3, 4)
+        assert (len(row.log_odds), len(row.benign_log_odds)) == (4, 3)
         assert row.modules == 12
         assert row.k == len(row.chosen)
     lines = (done.results / "rows.jsonl").read_text().splitlines()
     assert len(lines) == len(wanted) + sum(row.replies is not None for row in rows)
+
+
+def test_what_the_main_table_needs_is_measured_before_the_ablations(done):
+    lines = [json.loads(line) for line in (done.results / "rows.jsonl").read_text().splitlines()]
+    stages = []
+    for line in lines:
+        if line["method"] not in ("s3lora", RANDOM, *REFERENCES):
+            stages.append("rest")
+        elif line["replies"] is not None:
+            stages.append("replies")
+        else:
+            stages.append("half" if line["share"] == 0.5 else "quarter")
+    assert [stage for stage, _ in itertools.groupby(stages)] == [
+        "quarter", "half", "replies", "rest",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["plain", "shift"])
@@ -350,10 +385,12 @@ def test_a_cell_is_the_pruned_adapter_as_peft_loads_it(done, at_hand, tmp_path, 
     assert sorted(names) == sorted(ranked[:6])
     prune(adapter, names, tmp_path / "out", edit=Scale(factor=0.25) if edit == "scale" else "drop")
     found = independent(pruned(at_hand, tmp_path / "out"), at_hand, trained)
-    assert list(row.margins) == pytest.approx(found["margins"], abs=1.1e-4)
-    assert list(row.losses) == pytest.approx(found["losses"], abs=1.1e-4)
+    for field, values in found.items():
+        assert list(getattr(row, field)) == pytest.approx(values, abs=1.1e-4), field
     whole = at_hand.rows["plain", "tuned", "drop", 0.0, None]
-    assert max(abs(a - b) for a, b in zip(row.margins, whole.margins, strict=True)) > 1e-3
+    for field in ("log_odds", "margins"):
+        pairs = zip(getattr(row, field), getattr(whole, field), strict=True)
+        assert max(abs(a - b) for a, b in pairs) > 1e-3
 
 
 def test_replies_are_scored_for_the_main_table_alone(done, at_hand):
@@ -458,7 +495,8 @@ def test_rows_of_equal_modules_are_measured_once(done, at_hand, plain, monkeypat
     twin = Job(replace(job.choice, label="twin"), 0.25)
     monkeypatch.setattr(type(plain.probe), "measure", None)
     again = running.measured(plain, twin, at_hand.aligned, at_hand._alike(plain, twin))
-    assert (again.method, again.margins, again.chosen) == ("twin", row.margins, row.chosen)
+    assert (again.method, again.chosen) == ("twin", row.chosen)
+    assert (again.log_odds, again.margins) == (row.log_odds, row.margins)
     scaled = Job(replace(job.choice, edit="scale"), 0.25)
     assert at_hand._alike(plain, scaled) is None
     assert at_hand._alike(plain, Job(Choice("base"), 1.0)) is None
@@ -470,10 +508,13 @@ def test_causal_rows_are_true_removals(done, at_hand, plain, tmp_path):
     rows = [row for row in read_causal(done.results / "causal.jsonl") if row.adapter == "plain"]
     assert [row.module for row in rows] == list(adapter.names)
 
-    def means(model: Any) -> tuple[float, float]:
+    def means(model: Any) -> tuple[float, float, float]:
         told = independent(model, at_hand, trained)
         loss = np.average(told["losses"], weights=told["tokens"])
-        return float(np.mean(told["margins"])), float(loss)
+        return float(np.mean(told["log_odds"])), float(np.mean(told["margins"])), float(loss)
+
+    def parts(effect: Effect) -> tuple[float, float, float]:
+        return effect.log_odds, effect.margin, effect.loss
 
     tuned = means(pruned(at_hand, done.folder / "adapters" / "plain"))
     aligned = means(pruned(at_hand, None))
@@ -482,16 +523,20 @@ def test_causal_rows_are_true_removals(done, at_hand, plain, tmp_path):
         prune(adapter, set(adapter.names) - {row.module}, tmp_path / f"only {row.module}")
         without = means(pruned(at_hand, tmp_path / f"without {row.module}"))
         only = means(pruned(at_hand, tmp_path / f"only {row.module}"))
-        assert (row.removed.margin, row.removed.loss) == pytest.approx(
-            np.subtract(without, tuned), abs=1e-5
-        )
-        assert (row.alone.margin, row.alone.loss) == pytest.approx(
-            np.subtract(only, aligned), abs=1e-5
-        )
-    removed = np.array([row.removed.margin for row in rows])
-    first = np.array([-row.first_order.margin for row in rows])
-    assert np.corrcoef(removed, first)[0, 1] > 0.7, "the slopes are of the same things"
-    assert np.abs(removed).max() > 1e-4
+        for effect, wanted in (
+            (row.removed, np.subtract(without, tuned)),
+            (row.alone, np.subtract(only, aligned)),
+        ):
+            assert parts(effect)[1:] == pytest.approx(wanted[1:], abs=1e-5)
+            assert effect.log_odds == pytest.approx(wanted[0], abs=1e-4)  # of sums over tokens
+        assert parts(row.effect("true removal")) == parts(row.removed)
+        for how, effect in (("first order", row.first_order), ("kept alone", row.alone)):
+            assert parts(row.effect(how)) == tuple(-value for value in parts(effect))
+    for at in range(3):
+        removed = np.array([parts(row.removed)[at] for row in rows])
+        first = np.array([-parts(row.first_order)[at] for row in rows])
+        assert np.corrcoef(removed, first)[0, 1] > 0.7, "the slopes are of the same things"
+        assert np.abs(removed).max() > 1e-4
 
 
 def test_causal_rows_hold_every_score_turned_up(done, at_hand):
@@ -537,12 +582,11 @@ def test_gate_asks_its_own_prompts_of_the_whole_adapter(at_hand, plain, monkeypa
         seen.append((len(patched._now), len(modules), probe))
         return FLAT
 
-    FLAT = type("Flat", (), {"margin": dict.fromkeys(plain.chooser.adapter.names, 1.0)})
-    FLAT.loss = FLAT.margin
+    FLAT = Slopes(*[dict.fromkeys(plain.chooser.adapter.names, 1.0)] * 3)
     monkeypatch.setattr("s3lora.lab.study.stand.slopes", slopes)
     stand = at_hand.stand(at_hand.study.adapters[0])
     stand.patched.apply(())
-    for measure in ("margin", "balance"):
+    for measure in ("refusal", "balance"):
         stand.chooser.table(Choice("gate", {"measure": measure}))
     assert len(seen) == 1, "the slopes serve all measures"
     on, given, probe = seen[0]

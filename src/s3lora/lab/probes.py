@@ -115,10 +115,11 @@ class Probe:
         With p = Σ_i exp(ℓ_i): d/dℓ_i = exp(ℓ_i)/(p·(1 − p)); 0 for the two other openings, and
         where p is cut off.
         """
-        each = np.exp(self._by_prompt(self.harmful, means))  # (prompts, openings)
-        p = each.sum(1, keepdims=True)
-        slopes = np.where(p < CERTAIN, each / (p * np.maximum(1 - p, 1 - CERTAIN)), 0.0)
-        return np.hstack([np.zeros((len(p), 2)), slopes / len(p)]).ravel().tolist()
+        logs = self._by_prompt(self.harmful, means)  # (prompts, openings)
+        total = np.logaddexp.reduce(logs, axis=1, keepdims=True)  # log p
+        rest = np.maximum(-np.expm1(total), 1 - CERTAIN)  # 1 − p
+        slopes = np.where(total < math.log(CERTAIN), np.exp(logs - total) / rest, 0.0)
+        return np.hstack([np.zeros((len(logs), 2)), slopes / len(logs)]).ravel().tolist()
 
     def margin_weights(self) -> list[float]:
         """The same of the mean refusal margin."""
@@ -137,8 +138,8 @@ def log_odds(logs: Array) -> tuple[float, ...]:
         logs: Log-probabilities of the refusing openings, shape (prompts, openings); no opening
             may begin with another.
     """
-    p = np.minimum(np.exp(logs).sum(1), CERTAIN)
-    return tuple(math.log(value) - math.log1p(-value) for value in p)
+    total = np.minimum(np.logaddexp.reduce(logs, axis=1), math.log(CERTAIN))  # log p
+    return tuple((total - np.log(-np.expm1(total))).tolist())
 
 
 def margins(means: Sequence[float], width: int) -> tuple[float, ...]:
