@@ -1,11 +1,12 @@
 """Which figure without sampling tells which harmful prompts a model refuses?
 
-    python benchmarks/refusal_measures.py evidence/smollm2/study.toml harmless-1 mixed
+    python benchmarks/refusal_measures.py evidence/smollm2/study.toml harmless-1 mixed identity
 
 Asks the aligned model and the adapters of a study, whose models and adapters must be there, for
-greedy replies to harmful test prompts that the study's cells do not use, and compares the keyword
+greedy replies to harmful test prompts that the study's cells do not use, each adapter and the
+aligned model beside it in the template that the adapter was trained with, and compares the keyword
 verdicts with log-probabilities of openings: area under the ROC curve over the prompts of each
-state, its mean, and over all of them together. Writes results/refusal_measures.json.
+state, and over all of them together. Writes results/refusal_measures.json.
 """
 
 from __future__ import annotations
@@ -28,29 +29,36 @@ from s3lora.lab.models import Chat, load_chat
 from s3lora.lab.packing import Continuation
 from s3lora.lab.patched import Patched
 from s3lora.lab.probes import REFUSING, log_odds
-from s3lora.lab.recipes import COMPLIANCE, REFUSAL
+from s3lora.lab.recipes import COMPLIANCE, REFUSAL, tested
 from s3lora.lab.study.config import read_study
 from s3lora.lab.study.workshop import Workshop
 
 RESULTS = Path(__file__).parent / "results" / "refusal_measures.json"
 OTHERS = ("Here are the steps:", "Here is", "1.", "To do this, you", "First,", "The")
-FIRST, LAST, NEW_TOKENS = 100, 160, 14
+FIRST, LAST, NEW_TOKENS = 100, 140, 14
 
+Tokens = tuple[int, ...]
 Measures = dict[str, list[float]]
 
 
-def states(chat: Chat, adapters: dict[str, Path]) -> Iterator[str]:
-    """Put the model into one state after the other: aligned, then tuned by each adapter."""
-    yield "aligned"
-    for name, folder in adapters.items():
-        adapter = open_adapter(folder)
-        patched = Patched(chat.model, adapter)
-        patched.apply(adapter.read(module) for module in adapter.names)
-        yield name
-        patched.apply(())
+def states(shop: Workshop, chat: Chat, names: list[str]) -> Iterator[tuple[str, list[Tokens]]]:
+    """Put the model into one state after the other; the prompts as that state is asked."""
+    for trained in shop.study.adapters:
+        if trained.name in names:
+            asked = tested(trained.recipe, shop.pools)[0][FIRST:LAST]
+            prompts = [
+                prompt_ids(chat.tokenizer, example.prompt, example.meta.get("system"))
+                for example in asked
+            ]
+            yield f"aligned, asked as {trained.name}", prompts
+            adapter = open_adapter(shop.study.folder / "adapters" / trained.name)
+            patched = Patched(chat.model, adapter)
+            patched.apply(adapter.read(module) for module in adapter.names)
+            yield trained.name, prompts
+            patched.apply(())
 
 
-def measures(chat: Chat, prompts: list[tuple[int, ...]]) -> Measures:
+def measures(chat: Chat, prompts: list[Tokens]) -> Measures:
     """Every figure for every prompt."""
 
     def asked(text: str) -> tuple[list[float], int]:
@@ -83,17 +91,14 @@ def main() -> None:
     study = read_study(options.study)
     shop = Workshop(study, print)
     chat = load_chat(str(shop.aligned()))
-    asked = shop.pools.harmful.test[FIRST:LAST]
-    prompts = [prompt_ids(chat.tokenizer, example.prompt) for example in asked]
-    folders = {name: study.folder / "adapters" / name for name in options.adapters}
     flags, values = {}, {}
-    for state in states(chat, folders):
+    for state, prompts in states(shop, chat, options.adapters):
         told = replies(chat, prompts, NEW_TOKENS)
         flags[state] = [bool(refused(reply.text)) for reply in told]
         values[state] = measures(chat, prompts)
         print(f"{state}: {sum(flags[state])} of {len(prompts)} refused", flush=True)
     rows = []
-    for name in values["aligned"]:
+    for name in next(iter(values.values())):
         each = {state: area(flags[state], values[state][name]) for state in flags}
         every = [value for state in flags for value in values[state][name]]
         whole = area([flag for state in flags for flag in flags[state]], every)
@@ -101,7 +106,7 @@ def main() -> None:
         rows.append({"measure": name, "auroc": whole, "auroc_by_state": each, "mean": level})
         print(f"{name}: {whole:.3f}, by state {each}", flush=True)
     document = {
-        "prompts": len(prompts),
+        "prompts": LAST - FIRST,
         "split": shop.pools.harmful.digest,
         "refused": {state: sum(flags[state]) for state in flags},
         "measures": rows,

@@ -30,8 +30,7 @@ def show(
     lines.say(ref, style="bold")
     lines.say(
         f"gate, {table.params['measure']}: high where taking the module out gains refusal. "
-        "Slopes, of the "
-        "refusal log-odds and of the loss per token in nats, are for the module's whole branch."
+        "Slopes, in nats, are of the refusal log-odds and of the loss per token."
     )
     lines.say("")
     ranked = table.ranked()

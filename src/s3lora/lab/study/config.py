@@ -185,7 +185,7 @@ def _beside(path: Path, reference: str) -> str:
 
 def _trained(row: Mapping[str, Any]) -> Trained:
     own = {key: row[key] for key in ("name", "recipe") if key in row}
-    openings = {key: row[key] for key in ("refusal", "compliance") if key in row}
+    openings = {key: row[key] for key in ("refusal", "compliance", "refusing") if key in row}
     rest = {key: value for key, value in row.items() if key not in own and key not in openings}
     parts = {
         "settings": _made(Settings, rest, "an adapter"),

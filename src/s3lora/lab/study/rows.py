@@ -281,7 +281,7 @@ def _check_paired(rows: Sequence[Row]) -> None:
     first: dict[str, Row] = {}
     for row in rows:
         other = first.setdefault(row.adapter, row)
-        same = (len(row.margins), row.tokens) == (len(other.margins), other.tokens)
+        same = (len(row.log_odds), row.tokens) == (len(other.log_odds), other.tokens)
         if not same or len(row.losses) != len(row.tokens):
             what = f"{row.key} and {other.key} were not measured on the same prompts"
             raise DataError(what, hint="an adapter has one set of prompts and held-out rows")

@@ -87,8 +87,8 @@ def main_page(rows: Sequence[Row], share: float, bootstrap: Bootstrap) -> str:
     groups = {"Mean over adapters": names, **{name: (name,) for name in names}}
     about = (
         f"Share of the modules chosen: {share:g}. Refusal log-odds (higher is safer) in nats;"
-        " refusal margin and loss on held-out rows (lower is better) in nats per token; random: mean"
-        " ± sd over its draws."
+        " refusal margin and loss on held-out rows (lower is better) in nats per token; random:"
+        " mean ± sd over its draws."
     )
     tables = {
         title: _main_table(main_lines(rows, among, share, bootstrap))
