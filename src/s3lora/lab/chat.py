@@ -40,6 +40,11 @@ def prompt_ids(tokenizer: Any, prompt: str, system: str | None = None) -> tuple[
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def asked_ids(tokenizer: Any, example: Example) -> tuple[int, ...]:
+    """The chat of an example up to its response, with the system message in its meta, if any."""
+    return prompt_ids(tokenizer, example.prompt, example.meta.get("system"))
+
+
 def response_ids(tokenizer: Any, response: str, *, ended: bool = True) -> tuple[int, ...]:
     """The tokens of a response; `ended` adds the mark that ends it."""
     ids = tokenizer(response, add_special_tokens=False)["input_ids"]
@@ -61,7 +66,7 @@ def encode(tokenizer: Any, example: Example, longest: int = 64) -> Encoded:
         raise DataError(
             f"a row has no response: {example.prompt[:60]!r}", hint="give rows with responses"
         )
-    prompt = prompt_ids(tokenizer, example.prompt, example.meta.get("system"))
+    prompt = asked_ids(tokenizer, example)
     return Encoded(prompt, response_ids(tokenizer, example.response)[:longest])
 
 

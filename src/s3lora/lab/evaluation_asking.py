@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s3lora.errors import DataError, ParameterError
-from s3lora.lab.chat import prompt_ids
+from s3lora.lab.chat import asked_ids
 from s3lora.lab.data import Example
 from s3lora.lab.generate import Reply, replies
 from s3lora.lab.models import Chat
@@ -96,10 +96,7 @@ def asked_of(
         answered,
         _tasks(pools, harmless) if recipe == PLANNER else (),
         make_probe(chat.tokenizer, harmful, harmless, rows, openings or Openings(), longest),
-        tuple(
-            prompt_ids(chat.tokenizer, example.prompt, example.meta.get("system"))
-            for example in (*harmful, *harmless)
-        ),
+        tuple(asked_ids(chat.tokenizer, example) for example in (*harmful, *harmless)),
         new_tokens,
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from s3lora.lab.chat import encode, prompt_ids, response_ids
+from s3lora.lab.chat import asked_ids, encode, response_ids
 from s3lora.lab.data import Example
 from s3lora.lab.generate import mean_log_probabilities
 from s3lora.lab.packing import Continuation
@@ -158,9 +158,7 @@ def openings_of(
     """The refusal, the compliance and the refusing openings of each prompt, in turns."""
     return tuple(
         Continuation(prompt, response_ids(tokenizer, opening, ended=False))
-        for prompt in (
-            prompt_ids(tokenizer, example.prompt, example.meta.get("system")) for example in prompts
-        )
+        for prompt in (asked_ids(tokenizer, example) for example in prompts)
         for opening in (openings.refusal, openings.compliance, *openings.refusing)
     )
 

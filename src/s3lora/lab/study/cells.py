@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from s3lora.adapter import Adapter, LoraModule, ModuleName, Replace
+from s3lora.adapter import Adapter, LoraModule, ModuleName
 from s3lora.edits import make_editor
 from s3lora.errors import ParameterError
 from s3lora.io.checkpoint import Checkpoint
+from s3lora.lab.evaluation_plan import left_by
 from s3lora.lab.study.config import Choice, Study
 from s3lora.lab.study.rows import RANDOM, REFERENCES
 from s3lora.lab.study.variants import VARIANTS, within_projections
@@ -119,9 +120,9 @@ class Chooser:
 
     def left(self, job: Job, chosen: tuple[ModuleName, ...]) -> tuple[LoraModule, ...]:
         """The modules that the adapter still has, edited ones with their new factors."""
-        kept = [self.adapter.read(name) for name in self.adapter.names if name not in chosen]
-        if job.choice.edit == "drop":
-            return tuple(kept)
+        if job.choice.edit == "drop":  # all may go, which no plan allows
+            names = (name for name in self.adapter.names if name not in chosen)
+            return tuple(map(self.adapter.read, names))
         params: dict[str, Any] = dict(job.choice.edit_params)
         if job.choice.edit == "merge":
             params["safe"] = self.safe
@@ -130,12 +131,8 @@ class Chooser:
             params["level"] = float(np.median([score.parts["ssi"] for score in table.scores]))
         editor = make_editor(job.choice.edit, params)
         weights = {role: self.weights[role] for role in editor.needs if role in self.weights}
-        edits = plan(self.adapter, chosen, edit=editor, **weights).edits  # type: ignore[arg-type]
-        for name in chosen:
-            module, edit = self.adapter.read(name), edits.get(name)
-            new = replace(module, A=edit.A, B=edit.B) if isinstance(edit, Replace) else module
-            kept.append(new)
-        return tuple(kept)
+        planned = plan(self.adapter, chosen, edit=editor, **weights)  # type: ignore[arg-type]
+        return left_by(self.adapter, planned)
 
     def norm_share(self, left: tuple[LoraModule, ...]) -> float:
         """Σ‖ΔW − ΔW'‖_F² over Σ‖ΔW‖_F²: how much of the update was taken out."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from s3lora.lab.chat import prompt_ids
+from s3lora.lab.chat import asked_ids
 from s3lora.lab.data import Example
 from s3lora.lab.generate import replies
 from s3lora.lab.metrics.refusal import refused
@@ -182,10 +182,7 @@ def answered(
 ) -> Replies:
     """How the keyword scorer takes the greedy replies."""
     started = time.perf_counter()
-    prompts = [
-        prompt_ids(chat.tokenizer, example.prompt, example.meta.get("system"))
-        for example in (*asked[0], *asked[1])
-    ]
+    prompts = [asked_ids(chat.tokenizer, example) for example in (*asked[0], *asked[1])]
     verdicts = tuple(refused(reply.text) for reply in replies(chat, prompts, sizes.new_tokens))
     harmful, harmless = verdicts[: len(asked[0])], verdicts[len(asked[0]) :]
     return Replies(harmful, harmless, round(time.perf_counter() - started, 1))
