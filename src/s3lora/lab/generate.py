@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from s3lora.lab.chat import padded
 from s3lora.lab.models import Chat
@@ -45,8 +46,7 @@ def log_probabilities(model: Any, pack: Pack) -> torch.Tensor:
         use_cache=False,
     ).logits[0]  # (unique spots, vocabulary)
     targets = torch.from_numpy(pack.targets).to(device)
-    chosen = logits[back, targets].float()
-    return chosen - logits.float().logsumexp(-1)[back]
+    return logits.float().log_softmax(-1)[back, targets]
 
 
 def mean_log_probabilities(
@@ -66,28 +66,48 @@ def replies(
 ) -> list[Reply]:
     """Greedy replies to prompts of tokens, in the order of the prompts.
 
-    Prompts of like length share a batch, filled up on the left.
+    Prompts of like length share a batch, filled up on the left. What all of them begin with, the
+    head of the template and its system message, is computed once.
     """
+    head = _head(prompts)
     order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
     found: dict[int, Reply] = {}
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
-        written = _written(chat, [prompts[at] for at in part], new_tokens)
+        written = _written(chat, [prompts[at] for at in part], head, new_tokens)
         found.update(zip(part, written, strict=True))
     return [found[at] for at in range(len(prompts))]
 
 
-def _written(chat: Chat, prompts: list[Sequence[int]], new_tokens: int) -> Iterator[Reply]:
-    """The replies to one batch."""
+def _head(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with; each has at least one more."""
+    if not prompts:
+        return 0
+    first, last = min(prompts), max(prompts)
+    longest = min(map(len, prompts)) - 1
+    return next((at for at in range(longest) if first[at] != last[at]), longest)
+
+
+def _written(
+    chat: Chat, prompts: list[Sequence[int]], head: int, new_tokens: int
+) -> Iterator[Reply]:
+    """The replies to one batch, whose prompts have `head` tokens in common."""
     tokenizer, model = chat.tokenizer, chat.model
-    ids = torch.tensor(padded(prompts, tokenizer.pad_token_id, left=True), device=model.device)
-    mask = torch.tensor(
-        padded([[1] * len(prompt) for prompt in prompts], 0, left=True), device=model.device
-    )
+    shared = torch.tensor([prompts[0][:head]], dtype=torch.int64, device=model.device)  # (1, head)
+    rests = [prompt[head:] for prompt in prompts]
+    own = torch.tensor(padded(rests, tokenizer.pad_token_id, left=True), device=model.device)
+    seen = torch.tensor(padded([[1] * len(r) for r in rests], 0, left=True), device=model.device)
+    ids = torch.cat([shared.expand(len(prompts), -1), own], dim=1)
+    mask = torch.cat([torch.ones_like(ids[:, :head]), seen], dim=1)
     with torch.inference_mode():
+        cache = DynamicCache(config=model.config)
+        if head:
+            model(input_ids=shared, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(len(prompts))
         out = model.generate(
             input_ids=ids,
             attention_mask=mask,
+            past_key_values=cache,
             do_sample=False,
             num_beams=1,
             temperature=None,

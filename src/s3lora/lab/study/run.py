@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from s3lora.lab.data import Example
 from s3lora.lab.generate import replies
 from s3lora.lab.metrics.refusal import refused
 from s3lora.lab.models import Chat, load_chat
-from s3lora.lab.study.causal import causal_rows
+from s3lora.lab.study.causal import causal_rows, rescored, unscored
 from s3lora.lab.study.cells import Job, jobs
 from s3lora.lab.study.config import Sizes, Study, Trained
 from s3lora.lab.study.rows import Replies, Row, append_row, read_causal, read_rows
@@ -62,16 +61,22 @@ class Run:
                 self._keep(replace(self.rows[key(trained, job)], replies=said))
 
     def causal(self) -> None:
-        """Measure what each module does, for the adapters that lack such rows."""
-        out = self.study.results / CAUSAL
-        done = Counter(row.adapter for row in read_causal(out))
+        """Measure what each module does, and add the scores of choices that are new."""
+        out, choices = self.study.results / CAUSAL, self.study.choices
+        done = read_causal(out)
         for trained in self.study.adapters:
-            if done[trained.name] < len(self.adapters[trained.name].names):
-                self.say(f"{trained.name}: effects of single modules")
-                stand = self.stand(trained)
-                for row in list(causal_rows(stand, self.study)):
-                    append_row(out, row)
-                stand.patched.apply(())
+            rows = [row for row in done if row.adapter == trained.name]
+            whole = len(rows) == len(self.adapters[trained.name].names)
+            new = unscored(choices, rows)
+            if whole and not new:
+                continue
+            self.say(f"{trained.name}: {'scores' if whole else 'effects'} of single modules")
+            stand = self.stand(trained)
+            for row in list(
+                rescored(stand, new, rows) if whole else causal_rows(stand, self.study)
+            ):
+                append_row(out, row)
+            stand.patched.apply(())
 
     def _row(self, trained: Trained, job: Job) -> Row | None:
         return self.rows.get(key(trained, job))
