@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -214,6 +215,25 @@ def test_replies_are_those_of_each_prompt_alone(chat):
                 p = chat.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].double().softmax(-1)
             spread = float(-(p * p.log()).sum(-1).mean())
             assert reply.entropy == pytest.approx(spread, abs=1e-4)
+
+
+def test_what_prompts_begin_with_is_computed_once(chat, monkeypatch):
+    prompts = [(5, 6, 7, 8, 9), (5, 6, 7, 8, 9, 9), (5, 6, 7, 4), (5, 6, 7, 8)]
+    apart = [replies(chat, [prompt], 6)[0] for prompt in prompts]
+    strangers = replies(chat, [*prompts, (9, 6, 7)], 6)  # begin with nothing in common
+    seen: list[int] = []
+    forward = chat.model.forward
+
+    @functools.wraps(forward)  # generate() looks at what the model takes
+    def counted(*inputs: Any, **named: Any) -> Any:
+        seen.append(named["input_ids"].numel())
+        return forward(*inputs, **named)
+
+    monkeypatch.setattr(chat.model, "forward", counted)
+    found = replies(chat, prompts, 6)
+    assert seen[:2] == [3, 4 * 3], "the head, then the rest of each, filled up to three tokens"
+    assert [reply.text for reply in found] == [reply.text for reply in apart]
+    assert [reply.text for reply in strangers[:4]] == [reply.text for reply in apart]
 
 
 def test_the_entropy_of_a_uniform_model_is_the_logarithm_of_the_vocabulary():

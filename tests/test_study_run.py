@@ -554,6 +554,26 @@ def test_causal_rows_hold_every_score_turned_up(done, at_hand):
             assert plain_rows[score.module].scores[method] == pytest.approx(sign * score.value)
 
 
+def test_scores_of_a_choice_that_came_later_are_added(done, monkeypatch, tmp_path):
+    study = started_again(done, tmp_path / "again")
+    for name in ("rows.jsonl", "causal.jsonl"):
+        shutil.copy(done.results / name, study.results / name)
+    more = (*study.choices, Choice("spectrum", within=True, label="within"), Choice("small"))
+    monkeypatch.setattr(running, "causal_rows", None)  # nothing is measured again
+    going = running.Run(replace(study, choices=(*more, Choice("flat", only="q_proj"))), print)
+    going.causal()
+    before = figures_of(done.results)[1]
+    after = figures_of(study.results)[1]
+    assert after.keys() == before.keys()
+    for key, row in after.items():
+        assert set(row.scores) == {"s3lora", "magnitude", "gate", "within", "small"}
+        assert row.scores["small"] == pytest.approx(-row.scores["magnitude"])
+        assert replace(row, scores=before[key].scores) == before[key]
+    size = (study.results / "causal.jsonl").stat().st_size
+    going.causal()
+    assert (study.results / "causal.jsonl").stat().st_size == size
+
+
 def test_gate_sees_no_prompt_that_is_tested_or_trained_on(done, at_hand):
     for trained in done.adapters:
         asked = recipes.for_gates(trained.recipe, at_hand.shop.pools)

@@ -90,6 +90,39 @@ def draws_for(cells: Cells, cell: Cell) -> tuple[Row, ...]:
     return cells.get(drawn, ()) or cells.get(drawn._replace(edit="drop"), ())
 
 
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """A method against another at the same share, paired by adapter and prompt."""
+
+    method: str
+    edit: str
+    share: float
+    wins: tuple[int, int]
+    """On how many adapters its refusal log-odds are higher, of how many."""
+    refusal: Figure
+    """Its refusal log-odds less the rival's, in nats."""
+    loss: Figure
+    """Its loss less the rival's, in nats per token."""
+
+
+def duels(
+    rows: Iterable[Row], rival: str = "s3lora", bootstrap: Bootstrap = DEFAULT
+) -> tuple[Duel, ...]:
+    """Every choice against the rival's modules dropped, over the adapters that have both."""
+    groups: dict[tuple[str, str, float], list[Pair]] = {}
+    cells = study.by_cell(rows)
+    for cell, (own, _) in pairs(cells).items():
+        other = cells.get(cell._replace(method=rival, edit="drop"))
+        if other and other != own:
+            groups.setdefault(cell[1:], []).append((own, other))
+    return tuple(_duel(key, groups[key], bootstrap) for key in sorted(groups))
+
+
+def _duel(key: tuple[str, str, float], among: Sequence[Pair], bootstrap: Bootstrap) -> Duel:
+    refusal, loss = (_versus(among, quantity, bootstrap) for quantity in (REFUSAL, LOSS))
+    return Duel(*key, (refusal.wins, len(among)), refusal.difference, loss.difference)
+
+
 def _standing(pairs: Mapping[Cell, Pair], bootstrap: Bootstrap) -> Standing:
     first, among = next(iter(pairs)), tuple(pairs.values())
     names, k = tuple(cell.adapter for cell in pairs), among[0][0][0].k

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from types import MappingProxyType
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from s3lora.lab.metrics.intervals import Figure
 from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap, figure
 from s3lora.lab.study.rows import CausalRow, How
 from s3lora.linalg import Array
-from s3lora.scores import Unsafe
 
 ALL = "all"
 HOWS: tuple[How, ...] = ("first order", "true removal", "kept alone")
@@ -64,29 +62,19 @@ class Correlation:
     pearson: Figure
 
 
-def culprits(
-    rows: Iterable[CausalRow],
-    unsafe: Mapping[str, Unsafe] = MappingProxyType({}),
-    bootstrap: Bootstrap = DEFAULT,
-) -> tuple[Correlation, ...]:
-    """Every score against the effects, then the first-order effect against the two measured ones.
-
-    `unsafe` says which end of a score to look at; high for those it does not name.
-    """
+def culprits(rows: Iterable[CausalRow], bootstrap: Bootstrap = DEFAULT) -> tuple[Correlation, ...]:
+    """Every score against the effects, then the first-order effects against the measured ones."""
     groups = by_adapter(rows).values()
-    return tuple(found for group in groups for found in _culprits(group, unsafe, bootstrap))
+    return tuple(found for group in groups for found in _culprits(group, bootstrap))
 
 
-def _culprits(
-    group: Sequence[CausalRow], unsafe: Mapping[str, Unsafe], bootstrap: Bootstrap
-) -> Iterator[Correlation]:
+def _culprits(group: Sequence[CausalRow], bootstrap: Bootstrap) -> Iterator[Correlation]:
     told = {how: effects(group, how) for how in HOWS}
     for name in sorted({name for row in group for name in row.scores}, key=natural_key):
         values = np.array([row.scores.get(name) for row in group], dtype=np.float64)
-        turned = -values if unsafe.get(name) == "low" else values
         for how, target in product(HOWS[:2], TARGETS):
             y = told[how][target]
-            yield from _by_scope(group, (name, how, target), turned, y, bootstrap)
+            yield from _by_scope(group, (name, how, target), values, y, bootstrap)
     for how, target in product(HOWS[1:], ("refusal", "loss")):
         x, y = told["first order"][target], told[how][target]
         yield from _by_scope(group, ("first order", how, target), x, y, bootstrap)

@@ -10,7 +10,6 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +22,6 @@ from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap
 from s3lora.lab.study.culprits import ALL, Correlation, by_adapter, culprits
 from s3lora.lab.study.rows import LOSS, RANDOM, REFUSAL, CausalRow, How, Row, adapters, label
 from s3lora.linalg import Array
-from s3lora.scores import Unsafe
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPXh*<>p"
@@ -54,7 +52,6 @@ def write_plots(
     out_dir: Path,
     *,
     methods: Sequence[str] | None = None,
-    unsafe: Mapping[str, Unsafe] = MappingProxyType({}),
     bootstrap: Bootstrap = DEFAULT,
 ) -> tuple[Path, ...]:
     """Write front.svg, percentiles.svg, effects.svg, scores.svg and first-order.svg.
@@ -64,7 +61,6 @@ def write_plots(
         causal: The effects of single modules, of any of its adapters.
         out_dir: The folder; files that are there already are replaced.
         methods: Those to show against the random draws, in this order; None shows all.
-        unsafe: Which end of a causal row's score to look at; high for those not named.
         bootstrap: For the intervals.
 
     Raises:
@@ -73,7 +69,7 @@ def write_plots(
     """
     matplotlib = needed("matplotlib")
     with matplotlib.rc_context(STYLE):
-        made = dict(drawn(rows, causal, methods, unsafe, bootstrap))
+        made = dict(drawn(rows, causal, methods, bootstrap))
         for name, figure in made.items():
             write_file(out_dir / f"{name}.svg", _svg(figure))
     return tuple(out_dir / f"{name}.svg" for name in made)
@@ -83,7 +79,6 @@ def drawn(
     rows: Sequence[Row],
     causal: Sequence[CausalRow],
     methods: Sequence[str] | None,
-    unsafe: Mapping[str, Unsafe],
     bootstrap: Bootstrap,
 ) -> Iterator[tuple[str, Any]]:
     """The matplotlib figures by name."""
@@ -97,7 +92,7 @@ def drawn(
         yield "percentiles", percentile_plot(standings)
     if causal:
         yield "effects", effect_plot(causal)
-        yield "scores", score_plot(culprits(causal, unsafe, bootstrap))
+        yield "scores", score_plot(culprits(causal, bootstrap))
     if any(row.removed for row in causal):
         yield "first-order", first_order_plot([row for row in causal if row.removed])
 
