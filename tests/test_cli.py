@@ -271,6 +271,13 @@ def test_layers_are_chosen_whole(adapter):
     assert policy == {"name": "top-k", "params": {"k": 2, "granularity": "layer"}}
 
 
+def test_modules_are_chosen_among_some_projections(adapter):
+    told = report("scan", adapter, "--among", "o_proj, v_proj", "--top-k", "3")
+    assert {name.rpartition(".")[2] for name in told["chosen"]} <= {"o_proj", "v_proj"}
+    assert len(told["chosen"]) == 3
+    assert told["policy"] == {"name": "top-k", "params": {"k": 3, "among": ["o_proj", "v_proj"]}}
+
+
 WRONG_CHOICES = [
     (["--top-k", "-1"], "cannot choose -1 of 24", "between 0 and"),
     (["--top-k", "25"], "cannot choose 25 of 24", "between 0 and"),
@@ -284,6 +291,9 @@ WRONG_CHOICES = [
     (["--modules", f"{L}0.self_attn.q_prj"], "no module", f"{L}0.self_attn.q_proj"),
     (["--modules", "nothing like it"], "no module", "full paths"),
     (["--modules", Q, "--granularity", "layer"], "names modules, not layers", "--granularity"),
+    (["--modules", Q, "--among", "q_proj"], "names modules already", "--among"),
+    (["--among", "x_proj"], "no scored module is of x_proj", "q_proj"),
+    (["--among", ""], "no scored module is of no projection", "q_proj"),
     (["-m", "s3lra"], "there is no method 's3lra'", "did you mean 's3lora'"),
     (["-m", "zzz"], "there is no method 'zzz'", "methods: s3lora, spectrum"),
     (["-p", "kep=3"], "no parameter 'kep'", "keep"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from s3lora.adapter import ModuleName, layer_of, natural_key
+from s3lora.adapter import ModuleName, layer_of, natural_key, projection_of
 from s3lora.errors import ParameterError
 from s3lora.scores import Score, ScoreTable, Skipped
 from s3lora.selection import (
+    Among,
     ByLayer,
     Fraction,
     Named,
@@ -110,6 +111,31 @@ def test_a_layer_scores_the_mean_of_its_modules():
     assert ByLayer(TopK(2)).params == {"k": 2, "granularity": "layer"}
 
 
+def test_among_leaves_other_projections_alone():
+    found = table(
+        {f"layers.{n}.{p}": float(10 * "qkvo".index(p) + n) for n in range(4) for p in "qkvo"}
+    )
+    few = Among(("q", "k"), TopK(3))
+    assert few(found) == ("layers.1.k", "layers.2.k", "layers.3.k")
+    assert Among(("q",), Fraction(0.5))(found) == ("layers.2.q", "layers.3.q")
+    assert Among(("q", "v"), ByLayer(TopK(1)))(found) == ("layers.3.q", "layers.3.v")
+    assert (few.name, few.params) == ("top-k", {"k": 3, "among": ["q", "k"]})
+
+
+@pytest.mark.parametrize("projections", [("x",), (), ("layers",)])
+def test_among_projections_that_are_not_there_is_refused(projections):
+    with pytest.raises(ParameterError, match="no scored module is of") as caught:
+        Among(projections, TopK(1))(table({"layers.0.q": 1.0, "layers.0.v": 2.0}))
+    assert caught.value.hint == "the adapter has q, v"
+
+
+def test_a_projection_is_the_last_part_of_a_name():
+    assert [projection_of(name) for name in ("model.layers.3.mlp.up_proj", "lm_head")] == [
+        "up_proj",
+        "lm_head",
+    ]
+
+
 @pytest.mark.parametrize(("count", "k"), [(128, 10), (210, 17), (1, 1), (13, 2), (224, 18)])
 def test_the_default_is_ten_of_128_rounded_up(count, k):
     assert default_policy(numbered(*range(count))).params == {"k": k}
@@ -124,7 +150,14 @@ def test_the_default_by_layer_counts_layers():
 def test_every_policy_answers_in_natural_order(seed):
     rng = np.random.default_rng(seed)
     found = table({f"layers.{k}.q": float(rng.integers(4)) for k in rng.permutation(20)})
-    for policy in (TopK(7), Fraction(0.4), Threshold(2), Outliers(0.1), ByLayer(TopK(7))):
+    for policy in (
+        TopK(7),
+        Fraction(0.4),
+        Threshold(2),
+        Outliers(0.1),
+        ByLayer(TopK(7)),
+        Among(("q",), TopK(7)),
+    ):
         chosen = policy(found)
         assert list(chosen) == sorted(chosen, key=natural_key)
 

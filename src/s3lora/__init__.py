@@ -17,10 +17,20 @@ from s3lora.plan import plan
 from s3lora.prune import apply, prune
 from s3lora.scan import scan
 from s3lora.scores import Score, ScoreTable, Skipped
-from s3lora.selection import ByLayer, Fraction, Named, Outliers, Threshold, TopK, default_policy
+from s3lora.selection import (
+    Among,
+    ByLayer,
+    Fraction,
+    Named,
+    Outliers,
+    Threshold,
+    TopK,
+    default_policy,
+)
 
 __all__ = [
     "Adapter",
+    "Among",
     "ByLayer",
     "Finding",
     "Fraction",

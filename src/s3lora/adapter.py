@@ -39,6 +39,11 @@ def layer_of(name: str) -> str:
     return match.group() if match else name
 
 
+def projection_of(name: str) -> str:
+    """The last part of a module's name: q_proj, c_attn, lm_head, …"""
+    return name.rpartition(".")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class LoraModule:
     """One adapted weight matrix and its update s·B·A."""

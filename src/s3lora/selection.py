@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from s3lora.adapter import ModuleName, layer_of, natural_key
+from s3lora.adapter import ModuleName, layer_of, natural_key, projection_of
 from s3lora.errors import ParameterError
 from s3lora.scores import Score, ScoreTable
 
@@ -217,6 +217,43 @@ class ByLayer:
         )
         chosen = self.policy(replace(table, scores=tuple(means), skipped=()))
         return _in_order([score.module for layer in chosen for score in layers[layer]])
+
+
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Another policy, applied to the modules of some projections; the others are left alone.
+
+    Robust limits and shares are of those modules too.
+    """
+
+    projections: tuple[str, ...]
+    """Last parts of module names, such as v_proj and o_proj."""
+    policy: Policy
+
+    @property
+    def name(self) -> str:
+        """The inner policy's name."""
+        return self.policy.name
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The inner policy's parameters and the projections."""
+        return {**self.policy.params, "among": list(self.projections)}
+
+    def __call__(self, table: ScoreTable) -> tuple[ModuleName, ...]:
+        """What the inner policy chooses of them.
+
+        Raises:
+            ParameterError: if no scored module is of such a projection.
+        """
+        kept = [s for s in table.scores if projection_of(s.module) in self.projections]
+        if not kept:
+            known = ", ".join(sorted({projection_of(score.module) for score in table.scores}))
+            raise ParameterError(
+                f"no scored module is of {' or '.join(self.projections) or 'no projection'}",
+                hint=f"the adapter has {known}" if known else "no module has a score",
+            )
+        return self.policy(replace(table, scores=tuple(kept)))
 
 
 AnyPolicy = Callable[[ScoreTable], tuple[ModuleName, ...]]

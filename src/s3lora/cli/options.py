@@ -20,6 +20,7 @@ from s3lora.methods import Method, make_method, params_of
 from s3lora.scan import scan
 from s3lora.scores import ScoreTable
 from s3lora.selection import (
+    Among,
     ByLayer,
     Fraction,
     Named,
@@ -95,6 +96,11 @@ CHOOSING: Callable[[Any], Any] = _together(
         default="module",
         show_default=True,
         help="Choose modules, or whole layers by the mean of their modules' scores.",
+    ),
+    click.option(
+        "--among",
+        metavar="PROJECTIONS",
+        help="Choose among the modules of these alone, such as v_proj,o_proj.",
     ),
 )
 
@@ -204,7 +210,7 @@ def policy_from(table: ScoreTable, options: dict[str, Any]) -> Policy:
         "fraction": Fraction,
         "threshold": Threshold,
         "outliers": Outliers,
-        "modules": _named,
+        "modules": Named,
     }
     for key in ("threshold", "outliers"):
         _refuse_non_finite(f"--{key}", options[key])
@@ -213,12 +219,15 @@ def policy_from(table: ScoreTable, options: dict[str, Any]) -> Policy:
         flags = " and ".join("--" + key.replace("_", "-") for key in asked)
         raise ParameterError(f"{flags} cannot be combined", hint="choose in one way")
     by_layer = options["granularity"] == "layer"
-    if not asked:
-        return default_policy(table, by_layer=by_layer)
-    policy = makers[asked[0]](options[asked[0]])
-    if by_layer and isinstance(policy, Named):
-        raise ParameterError("--modules names modules, not layers", hint="leave --granularity out")
-    return ByLayer(policy) if by_layer else policy
+    if asked == ["modules"]:
+        return _named(options)
+    if asked:
+        policy = makers[asked[0]](options[asked[0]])
+        policy = ByLayer(policy) if by_layer else policy
+    else:
+        policy = default_policy(table, by_layer=by_layer)
+    projections = _listed(options["among"] or "")
+    return policy if options["among"] is None else Among(projections, policy)
 
 
 def _refuse_non_finite(flag: str, value: float | None) -> None:
@@ -227,10 +236,17 @@ def _refuse_non_finite(flag: str, value: float | None) -> None:
         raise ParameterError(f"{flag} {value} is no limit", hint="give a finite number")
 
 
-def _named(lists: tuple[str, ...]) -> Named:
-    return Named(
-        tuple(name.strip() for names in lists for name in names.split(",") if name.strip())
-    )
+def _named(options: dict[str, Any]) -> Named:
+    if options["granularity"] == "layer":
+        raise ParameterError("--modules names modules, not layers", hint="leave --granularity out")
+    if options["among"] is not None:
+        raise ParameterError("--modules names modules already", hint="leave --among out")
+    return Named(tuple(name for names in options["modules"] for name in _listed(names)))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The parts of a list with commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def median(values: list[float]) -> float:
