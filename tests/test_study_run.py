@@ -114,7 +114,7 @@ by_layer = true
 [[method]]
 method = "flat"
 label = "flat o"
-only = "o_proj"
+only = ["o_proj"]
 """
 
 
@@ -333,9 +333,12 @@ def test_a_study_has_one_row_for_each_job(done):
     ]
     assert sorted(map(str, (row.key for row in rows))) == sorted(map(str, wanted))
     assert len(wanted) == 2 * (3 + 5 + 3 + 4 + 3)
+    first = done.shares[0]
     for row in rows:
-        assert (len(row.margins), len(row.benign_margins), len(row.losses)) == (4, 3, 4)
-        assert (len(row.log_odds), len(row.benign_log_odds)) == (4, 3)
+        harmless = 3 if row.share == first or row.method in REFERENCES else 0
+        assert (len(row.margins), len(row.benign_margins)) == (4, harmless)
+        assert (len(row.log_odds), len(row.benign_log_odds)) == (4, harmless)
+        assert len(row.losses) == 4
         assert row.modules == 12
         assert row.k == len(row.chosen)
     lines = (done.results / "rows.jsonl").read_text().splitlines()
@@ -385,8 +388,10 @@ def test_a_cell_is_the_pruned_adapter_as_peft_loads_it(done, at_hand, tmp_path, 
     assert sorted(names) == sorted(ranked[:6])
     prune(adapter, names, tmp_path / "out", edit=Scale(factor=0.25) if edit == "scale" else "drop")
     found = independent(pruned(at_hand, tmp_path / "out"), at_hand, trained)
-    for field, values in found.items():
-        assert list(getattr(row, field)) == pytest.approx(values, abs=1.1e-4), field
+    assert row.benign_log_odds == (), "harmless prompts are asked at the first share alone"
+    for field in ("log_odds", "margins", "losses"):
+        told = list(getattr(row, field))
+        assert told == pytest.approx(found[field], abs=1.1e-4), field
     whole = at_hand.rows["plain", "tuned", "drop", 0.0, None]
     for field in ("log_odds", "margins"):
         pairs = zip(getattr(row, field), getattr(whole, field), strict=True)
@@ -560,7 +565,7 @@ def test_scores_of_a_choice_that_came_later_are_added(done, monkeypatch, tmp_pat
         shutil.copy(done.results / name, study.results / name)
     more = (*study.choices, Choice("spectrum", within=True, label="within"), Choice("small"))
     monkeypatch.setattr(running, "causal_rows", None)  # nothing is measured again
-    going = running.Run(replace(study, choices=(*more, Choice("flat", only="q_proj"))), print)
+    going = running.Run(replace(study, choices=(*more, Choice("flat", only=("q_proj",)))), print)
     going.causal()
     before = figures_of(done.results)[1]
     after = figures_of(study.results)[1]
@@ -665,11 +670,11 @@ def test_one_projection_alone_gives_what_it_has(plain):
     chooser = plain.chooser
     own = by_projection(chooser.adapter.names)["o_proj"]
     for share, count in ((0.1, 2), (0.25, 3), (0.5, 4)):
-        chosen = chooser.chosen(job_for(share, only="o_proj"))
+        chosen = chooser.chosen(job_for(share, only=("o_proj",)))
         assert set(chosen) <= set(own)
         assert len(chosen) == count
     with pytest.raises(ParameterError, match="scores no module"):
-        chooser.chosen(job_for(only="gate_proj"))
+        chooser.chosen(job_for(only=("gate_proj",)))
 
 
 def test_whole_layers_are_chosen(plain):
@@ -699,7 +704,7 @@ def test_what_is_left_is_what_prune_writes(plain, tmp_path, edit):
     chooser: Chooser = plain.chooser
     job = job_for(0.5, edit=edit, edit_params=EDITS[edit])
     if edit == "merge":  # the safe adapter has q, k, v and o of rank two
-        job = job_for(0.5, edit=edit, edit_params={**EDITS[edit]}, only="q_proj")
+        job = job_for(0.5, edit=edit, edit_params={**EDITS[edit]}, only=("q_proj",))
     chosen = chooser.chosen(job)
     left = {module.name: module for module in chooser.left(job, chosen)}
     editors = {"flatten": Flatten, "project": Project, "scale": Scale, "truncate": Truncate}

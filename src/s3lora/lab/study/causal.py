@@ -54,7 +54,7 @@ def scored(stand: Stand, choices: Sequence[Choice]) -> dict[str, dict[ModuleName
 
 
 def _scoring(choices: Sequence[Choice]) -> list[Choice]:
-    """Those with scores of their own: not whole layers, nor one projection alone."""
+    """Those with scores of their own: not whole layers, nor some projections alone."""
     return [choice for choice in choices if not (choice.by_layer or choice.only)]
 
 

@@ -24,10 +24,8 @@ def causal_page(rows: Sequence[Row], causal: Sequence[CausalRow], bootstrap: Boo
         among = [x for x in scores if (x.how, x.target, x.scope) == (how, target, ALL)]
         title = f"Score and effect on {target} ({how}), all modules"
         tables[title] = grid("score", _with_means({(x.x, x.adapter): x.spearman for x in among}))
-    for adapter, how in dict.fromkeys((one.adapter, one.how) for one in scores):
-        of = [x for x in scores if (x.adapter, x.how, x.target) == (adapter, how, "refusal")]
-        title = f"{adapter}: score and effect on refusal ({how}), by projection"
-        tables[title] = grid("score", {(x.x, x.scope): x.spearman for x in of})
+    title = "Score and effect on refusal (first order), by projection, mean over adapters"
+    tables[title] = _by_projection(scores)
     tables["First order against what was measured, all modules"] = _agreement(told)
     tables["Where the effects are"] = _parts_table(parts(causal))
     told_sources, added = sources(rows, causal), additivity(rows, causal)
@@ -41,6 +39,26 @@ def causal_page(rows: Sequence[Row], causal: Sequence[CausalRow], bootstrap: Boo
         " removal raises the refusal log-odds."
     )
     return page("Causal effects of single modules", about, tables)
+
+
+def _by_projection(scores: Sequence[Correlation]) -> str:
+    """Mean over adapters, and the lowest and highest of them."""
+    told: dict[str, dict[str, list[float]]] = {}
+    for one in scores:
+        if (one.how, one.target) == ("first order", "refusal") and one.spearman.value is not None:
+            told.setdefault(one.x, {}).setdefault(one.scope, []).append(one.spearman.value)
+    scopes = sorted({scope for by in told.values() for scope in by})  # "all" comes first
+    body = [[x, *(_mean_and_ends(by.get(scope, [])) for scope in scopes)] for x, by in told.items()]
+    return markdown(["score", *scopes], body)
+
+
+def _mean_and_ends(values: Sequence[float]) -> str:
+    if not values:
+        return NONE
+    mean, low, high = (
+        number(v, 2, "+") for v in (sum(values) / len(values), min(values), max(values))
+    )
+    return f"{mean} ({low} to {high})"
 
 
 def _with_means(told: Mapping[tuple[str, str], Figure]) -> dict[tuple[str, str], Figure]:

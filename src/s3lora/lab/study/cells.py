@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from s3lora.adapter import Adapter, LoraModule, ModuleName
+from s3lora.adapter import Adapter, LoraModule, ModuleName, projection_of
 from s3lora.edits import make_editor
 from s3lora.errors import ParameterError
 from s3lora.io.checkpoint import Checkpoint
@@ -86,7 +86,7 @@ class Chooser:
             self.tables[key] = self._scored(choice)
         table = self.tables[key]
         if choice.only:
-            kept = [s for s in table.scores if s.module.rpartition(".")[2] == choice.only]
+            kept = [s for s in table.scores if projection_of(s.module) in choice.only]
             table = replace(table, scores=tuple(kept))
         return within_projections(table) if choice.within else table
 

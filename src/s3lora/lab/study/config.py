@@ -53,8 +53,8 @@ class Choice:
     """Choose whole layers."""
     within: bool = False
     """Choose the same share within each projection."""
-    only: str = ""
-    """Choose among the modules of this projection alone."""
+    only: tuple[str, ...] = ()
+    """Choose among the modules of these projections alone; the share is of all modules."""
     shares: tuple[float, ...] = ()
     """Some of the study's shares; empty: all of them."""
     replies: bool = False
@@ -73,7 +73,7 @@ class Sizes:
     harmful: int = 40
     """Harmful prompts for the refusal margin."""
     harmless: int = 12
-    """Harmless prompts for the same margin."""
+    """Harmless prompts for the same margin; they are asked at the first share alone."""
     rows: int = 24
     """Held-out rows for the response loss."""
     longest: int = 64
@@ -162,6 +162,11 @@ def _refuse_unknown(study: Study) -> None:
     for choice in study.choices:
         _refuse_stray(f"an edit for {choice.name}", (choice.edit,), ["drop", *EDITORS])
         _refuse_stray(f"a share for {choice.name}", choice.shares, list(study.shares))
+        if isinstance(choice.only, str):
+            raise ParameterError(
+                f"only={choice.only!r} of {choice.name} is no list",
+                hint=f"only = [{choice.only!r}]",
+            )
         if choice.name in (RANDOM, *REFERENCES):
             raise ParameterError(
                 f"[[method]] {choice.name!r} is in every study", hint="leave it out"

@@ -16,7 +16,7 @@ from s3lora.linalg import Array
 
 ALL = "all"
 HOWS: tuple[How, ...] = ("first order", "true removal", "kept alone")
-TARGETS = ("refusal", "refusal per loss", "refusal at equal loss")
+TARGETS = ("refusal", "refusal per loss")
 THIRDS = ("first third", "middle third", "last third")
 
 
@@ -32,17 +32,15 @@ def effects(rows: Sequence[CausalRow], how: How) -> dict[str, Array]:
     """What makes a module a culprit, each of shape (modules,); NaN where it was not measured.
 
     Taking it out raises refusal; by much for the loss it costs, which counts as at least a tenth of
-    the mean absolute one; by more than that loss buys in the sum over all modules.
+    the mean absolute one.
     """
     told = [row.effect(how) for row in rows]
     pairs = [(e.log_odds, e.loss) if e else (np.nan, np.nan) for e in told]
     refusal, loss = np.array(pairs, dtype=np.float64).T
     known = max(np.sum(~np.isnan(loss)), 1)
-    least, cost = np.nansum(np.abs(loss)) / (10 * known), np.nansum(loss)
-    price = max(np.nansum(refusal) / cost, 0.0) if cost > 0 else 0.0
+    least = np.nansum(np.abs(loss)) / (10 * known)
     per_loss = refusal / np.maximum(loss, least) if least else np.full_like(refusal, np.nan)
-    named = zip(TARGETS, (refusal, per_loss, refusal - price * loss), strict=True)
-    return {**dict(named), "loss": loss}
+    return {"refusal": refusal, "refusal per loss": per_loss, "loss": loss}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Correlation:
     """A score, turned so that high is the end to look at, or an effect by its first order."""
     how: How
     target: str
-    """refusal · loss · refusal per loss · refusal at equal loss: see `effects`."""
+    """refusal · loss · refusal per loss: see `effects`."""
     scope: str
     """All modules, or those of one projection."""
     spearman: Figure
@@ -70,14 +68,23 @@ def culprits(rows: Iterable[CausalRow], bootstrap: Bootstrap = DEFAULT) -> tuple
 
 def _culprits(group: Sequence[CausalRow], bootstrap: Bootstrap) -> Iterator[Correlation]:
     told = {how: effects(group, how) for how in HOWS}
-    for name in sorted({name for row in group for name in row.scores}, key=natural_key):
-        values = np.array([row.scores.get(name) for row in group], dtype=np.float64)
-        for how, target in product(HOWS[:2], TARGETS):
+    for name, values in _distinct(group):
+        for how, target in (*product(HOWS[:1], TARGETS), (HOWS[1], TARGETS[0])):
             y = told[how][target]
             yield from _by_scope(group, (name, how, target), values, y, bootstrap)
     for how, target in product(HOWS[1:], ("refusal", "loss")):
         x, y = told["first order"][target], told[how][target]
         yield from _by_scope(group, ("first order", how, target), x, y, bootstrap)
+
+
+def _distinct(group: Sequence[CausalRow]) -> Iterator[tuple[str, Array]]:
+    """The scores by name; what differs from one before by its edit alone has the same, once."""
+    seen: set[bytes] = set()
+    for name in dict.fromkeys(name for row in group for name in row.scores):
+        values = np.array([row.scores.get(name) for row in group], dtype=np.float64)
+        if values.tobytes() not in seen:
+            seen.add(values.tobytes())
+            yield name, values
 
 
 def _by_scope(

@@ -1,20 +1,29 @@
 """The plots of a study, as SVG: the same rows give the same bytes.
 
-Colours are those of Okabe and Ito, which people who cannot tell red from green can tell apart; a
-method is known by its marker as well. A plot without anything to show is not written.
+A plot without anything to show is not written.
 """
 
 from __future__ import annotations
 
-import io
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from s3lora.io.atomic import write_file
+from s3lora.lab.drawing import (
+    COLOURS,
+    COLUMNS,
+    DARK,
+    GREY,
+    STYLE,
+    add_legend,
+    looks_of,
+    panels_of,
+    svg_of,
+    with_axes,
+)
 from s3lora.lab.metrics.extras import needed
 from s3lora.lab.study import rows as study
 from s3lora.lab.study.analysis import Standing, Versus, pooled
@@ -22,26 +31,6 @@ from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap
 from s3lora.lab.study.culprits import ALL, Correlation, by_adapter, culprits
 from s3lora.lab.study.rows import LOSS, RANDOM, REFUSAL, CausalRow, How, Row, adapters, label
 from s3lora.linalg import Array
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPXh*<>p"
-GREY, DARK = "#BBBBBB", "#333333"
-STYLE = {
-    "svg.hashsalt": "s3lora",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": DARK,
-    "axes.axisbelow": True,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-}
-COLUMNS = 3
 
 _T = TypeVar("_T")
 
@@ -71,7 +60,7 @@ def write_plots(
     with matplotlib.rc_context(STYLE):
         made = dict(drawn(rows, causal, methods, bootstrap))
         for name, figure in made.items():
-            write_file(out_dir / f"{name}.svg", _svg(figure))
+            write_file(out_dir / f"{name}.svg", svg_of(figure))
     return tuple(out_dir / f"{name}.svg" for name in made)
 
 
@@ -97,46 +86,13 @@ def drawn(
         yield "first-order", first_order_plot([row for row in causal if row.removed])
 
 
-def _svg(figure: Any) -> str:
-    held = io.StringIO()
-    nothing = {"Date": None, "Creator": None}
-    figure.savefig(held, format="svg", metadata=nothing, bbox_inches="tight")
-    return "\n".join(line.rstrip() for line in held.getvalue().splitlines()) + "\n"
-
-
-def _panels(
-    count: int, width: float, height: float, columns: int = COLUMNS
-) -> tuple[Any, list[Any]]:
-    """A figure of `count` panels, each of a size in inches; the places left over stay empty."""
-    columns = min(columns, count)
-    lines = math.ceil(count / columns)
-    size = (width * columns, height * lines)
-    figure = needed("matplotlib.figure").Figure(figsize=size, layout="constrained")
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for panel in panels[count:]:
-        panel.remove()
-    return figure, panels[:count]
-
-
-def _looks(names: Iterable[_T]) -> dict[_T, dict[str, Any]]:
-    """Colour, marker and line by name; no two of the first 84 look alike."""
-    return {
-        name: {
-            "color": COLOURS[at % len(COLOURS)],
-            "marker": MARKERS[at % len(MARKERS)],
-            "linestyle": "-" if at < len(COLOURS) else "--",
-        }
-        for at, name in enumerate(names)
-    }
-
-
 def front_plot(rows: Sequence[Row], methods: Sequence[str] | None = None) -> Any:
     """Margin over loss for each adapter: the methods over K, and the cloud of random draws."""
     names, cells = adapters(rows), study.by_cell(rows)
     shown = {c[1:3] for c in cells if c.method not in (RANDOM, *study.REFERENCES)}
     order = sorted(shown, key=lambda what: (methods.index(what[0]) if methods else 0, what))
-    looks = _looks(order)
-    figure, panels = _panels(len(names), 3.6, 3.1)
+    looks = looks_of(order)
+    figure, panels = panels_of(len(names), 3.6, 3.1)
     for name, panel in zip(names, panels, strict=True):
         draws = [r for c, group in cells.items() if c[:2] == (name, RANDOM) for r in group]
         cloud = np.array([_point([row]) for row in draws]).reshape(-1, 2)
@@ -148,14 +104,8 @@ def front_plot(rows: Sequence[Row], methods: Sequence[str] | None = None) -> Any
             _end(panel, end, study.reference(rows, name, end), place)
         panel.set_title(name)
         panel.margins(0.08)
-    _legend(figure, panels)
-    return _axes(figure, "held-out loss (nats per token)", "refusal log-odds (nats)")
-
-
-def _axes(figure: Any, x: str, y: str) -> Any:
-    figure.supxlabel(x, fontsize=9)
-    figure.supylabel(y, fontsize=9)
-    return figure
+    add_legend(figure, panels)
+    return with_axes(figure, "held-out loss (nats per token)", "refusal log-odds (nats)")
 
 
 def _point(group: Sequence[Row]) -> tuple[float, float]:
@@ -180,21 +130,11 @@ def _end(panel: Any, name: str, row: Row | None, place: tuple[int, int]) -> None
         panel.annotate(name, at, place, textcoords="offset points", ha=side, color=DARK)
 
 
-def _legend(figure: Any, panels: Sequence[Any]) -> None:
-    """One legend above all panels, each label once."""
-    told: dict[str, Any] = {}
-    for panel in panels:
-        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
-            told.setdefault(name, handle)
-    columns = 5 if len(panels) > 2 else 3
-    figure.legend(list(told.values()), list(told), loc="outside upper center", ncols=columns)
-
-
 def percentile_plot(standings: Sequence[Standing]) -> Any:
     """Where each method stands among the random draws, by share; a dot is an adapter."""
     shares = sorted({one.share for one in standings})
     order = _by_percentile(standings)
-    figure, panels = _panels(2 * len(shares), 2.3, 0.7 + 0.2 * len(order), len(shares))
+    figure, panels = panels_of(2 * len(shares), 2.3, 0.7 + 0.2 * len(order), len(shares))
     for at, panel in enumerate(panels):
         share, what = shares[at % len(shares)], "refusal" if at < len(shares) else "loss"
         told = {label(x.method, x.edit): getattr(x, what) for x in standings if x.share == share}
@@ -233,7 +173,7 @@ def effect_plot(rows: Sequence[CausalRow]) -> Any:
     }
     maps = {name: _map(group, hows[name]) for name, group in groups.items()}
     most = max(float(np.nanmax(np.abs(values))) for values, _ in maps.values()) or 1.0
-    figure, panels = _panels(len(maps), 3.9, 1.7, 2)
+    figure, panels = panels_of(len(maps), 3.9, 1.7, 2)
     for panel, (name, (values, projections)) in zip(panels, maps.items(), strict=True):
         image = panel.imshow(values, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
         panel.set_yticks(range(len(projections)), projections)
@@ -261,7 +201,7 @@ def score_plot(told: Sequence[Correlation]) -> Any:
     among = [x for x in told if (x.how, x.target, x.scope) == ("first order", "refusal", ALL)]
     names = list(dict.fromkeys(x.adapter for x in among))
     scores = list(dict.fromkeys(x.x for x in among))[::-1]
-    figure, panels = _panels(len(names), 3.0, 0.8 + 0.22 * len(scores))
+    figure, panels = panels_of(len(names), 3.0, 0.8 + 0.22 * len(scores))
     for at, (name, panel) in enumerate(zip(names, panels, strict=True)):
         for one in (x for x in among if x.adapter == name and x.spearman.value is not None):
             y, rho = scores.index(one.x), one.spearman
@@ -279,8 +219,8 @@ def score_plot(told: Sequence[Correlation]) -> Any:
 def first_order_plot(rows: Sequence[CausalRow]) -> Any:
     """The change of refusal when a module is taken out, against what its derivative says."""
     groups = by_adapter(rows)
-    looks = _looks(sorted({row.projection for row in rows}))
-    figure, panels = _panels(len(groups), 3.4, 3.2)
+    looks = looks_of(sorted({row.projection for row in rows}))
+    figure, panels = panels_of(len(groups), 3.4, 3.2)
     for panel, (name, group) in zip(panels, groups.items(), strict=True):
         panel.axline((0, 0), slope=1, color=GREY, linewidth=1, zorder=0)
         for projection, look in looks.items():
@@ -291,5 +231,5 @@ def first_order_plot(rows: Sequence[CausalRow]) -> Any:
             marker = {"color": look["color"], "marker": look["marker"]}
             panel.scatter(*points.T, s=16, **marker, alpha=0.7, linewidths=0, label=projection)
         panel.set_title(name)
-    _legend(figure, panels)
-    return _axes(figure, "first order (nats)", "true removal (nats)")
+    add_legend(figure, panels)
+    return with_axes(figure, "first order (nats)", "true removal (nats)")

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from s3lora.adapter import layer_of, natural_key
+from s3lora.adapter import layer_of, natural_key, projection_of
 from s3lora.errors import DataError, OutputError
 from s3lora.linalg import Array
 
@@ -166,7 +166,7 @@ class CausalRow:
     @property
     def projection(self) -> str:
         """The last part of the name: q_proj, o_proj, …"""
-        return self.module.rpartition(".")[2]
+        return projection_of(self.module)
 
     @property
     def layer(self) -> int | None:

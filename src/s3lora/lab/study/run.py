@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from s3lora.lab.chat import asked_ids
-from s3lora.lab.data import Example
 from s3lora.lab.generate import replies
 from s3lora.lab.metrics.refusal import refused
 from s3lora.lab.models import Chat, load_chat
@@ -15,7 +14,7 @@ from s3lora.lab.study.causal import causal_rows, rescored, unscored
 from s3lora.lab.study.cells import Job, jobs
 from s3lora.lab.study.config import Sizes, Study, Trained
 from s3lora.lab.study.rows import Replies, Row, append_row, read_causal, read_rows
-from s3lora.lab.study.stand import Stand, stand_for
+from s3lora.lab.study.stand import Asked, Stand, stand_for
 from s3lora.lab.study.workshop import Say, Workshop
 
 ROWS, CAUSAL = "rows.jsonl", "causal.jsonl"
@@ -33,6 +32,7 @@ class Run:
         self.aligned = load_chat(str(self.shop.aligned()))
         self.base = load_chat(study.model)
         self.adapters = {t.name: self.shop.adapter(t) for t in study.adapters}
+        self.bare: list[tuple[Chat, Asked, Replies]] = []
 
     def stand(self, trained: Trained) -> Stand:
         """The aligned model with an adapter at hand."""
@@ -48,6 +48,8 @@ class Run:
             every = [job for job in jobs(self.study, share) if job.core is core]
             wanted = [job for job in every if self._row(trained, job) is None]
             for stand, job in self._at(trained, wanted):
+                if share != self.study.shares[0]:
+                    stand = replace(stand, probe=replace(stand.probe, harmless=()))
                 self._keep(measured(stand, job, self.chat(job), self._alike(stand, job)))
 
     def replies(self) -> None:
@@ -56,9 +58,20 @@ class Run:
         for trained in self.study.adapters:
             wanted = [j for j in told if (row := self._row(trained, j)) and row.replies is None]
             for stand, job in self._at(trained, wanted):
-                stand.patched.apply(stand.chooser.left(job, stand.chooser.chosen(job)))
-                said = answered(self.chat(job), stand.asked, self.study.sizes)
+                left = stand.chooser.left(job, stand.chooser.chosen(job))
+                stand.patched.apply(left)
+                said = self._said(self.chat(job), stand.asked, bare=not left)
                 self._keep(replace(self.rows[key(trained, job)], replies=said))
+
+    def _said(self, chat: Chat, asked: Asked, *, bare: bool) -> Replies:
+        """The replies of a model; without any update, those it gave to these prompts before."""
+        before = [told for of, to, told in self.bare if of is chat and to == asked]
+        if bare and before:
+            return before[0]
+        told = answered(chat, asked, self.study.sizes)
+        if bare:
+            self.bare.append((chat, asked, told))
+        return told
 
     def causal(self) -> None:
         """Measure what each module does, and add the scores of choices that are new."""
@@ -182,9 +195,7 @@ def measured(stand: Stand, job: Job, chat: Chat, alike: Row | None = None) -> Ro
     )
 
 
-def answered(
-    chat: Chat, asked: tuple[tuple[Example, ...], tuple[Example, ...]], sizes: Sizes
-) -> Replies:
+def answered(chat: Chat, asked: Asked, sizes: Sizes) -> Replies:
     """How the keyword scorer takes the greedy replies."""
     started = time.perf_counter()
     prompts = [asked_ids(chat.tokenizer, example) for example in (*asked[0], *asked[1])]

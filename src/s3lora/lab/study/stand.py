@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from s3lora.adapter import Adapter, LoraModule
 from s3lora.io.checkpoint import Checkpoint
@@ -18,6 +18,8 @@ from s3lora.lab.study.cells import Chooser
 from s3lora.lab.study.config import Trained
 from s3lora.lab.study.workshop import Workshop
 
+Asked: TypeAlias = tuple[tuple[Example, ...], tuple[Example, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Stand:
@@ -28,7 +30,7 @@ class Stand:
     patched: Patched
     chooser: Chooser
     probe: Probe
-    asked: tuple[tuple[Example, ...], tuple[Example, ...]]
+    asked: Asked
     """Harmful and harmless prompts to reply to."""
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from s3lora.adapter import Adapter, layer_of, natural_key
+from s3lora.adapter import Adapter, layer_of, natural_key, projection_of
 from s3lora.linalg import Array, thin_svd
 from s3lora.scan import scan
 from s3lora.scores import Score, ScoreTable
@@ -74,7 +74,7 @@ def within_projections(table: ScoreTable) -> ScoreTable:
     """Each score as its rank among the modules of its projection, in (0, 1]; high to look at."""
     groups: dict[str, list[Score]] = {}
     for score in table.ranked():
-        groups.setdefault(score.module.rpartition(".")[2], []).append(score)
+        groups.setdefault(projection_of(score.module), []).append(score)
     scores = [
         Score(score.module, 1 - place / len(group))
         for group in groups.values()
