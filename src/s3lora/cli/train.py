@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from s3lora.cli.lab import MODEL, RECIPES, needing_lab, only_ours, pool_options, pools_of, say
-from s3lora.cli.options import out_path
+from s3lora.cli.options import out_path, values_of
 from s3lora.errors import OutputError, ParameterError
 
 if TYPE_CHECKING:
+    from s3lora.io.checkpoint import Checkpoint
     from s3lora.lab.data import Example
+    from s3lora.lab.defences.interface import Defence
+    from s3lora.lab.recipes import Pools
 
 OWN = "own rows"
 WITHOUT_POOLS = ("identity", "planner")
 """Recipes whose rows come from no data set."""
+
+DEFENCES = ("ema", "lox", "overlap", "salora", "sharpness")
+PRESETS = ("refusal",)
 
 
 @click.command()
@@ -35,6 +43,19 @@ WITHOUT_POOLS = ("identity", "planner")
     metavar="NAMES",
     help="Linear modules that get an update: last parts of names.",
 )
+@click.option(
+    "--layers",
+    default="all",
+    show_default=True,
+    metavar="RANGE",
+    help="Layers whose modules do: all, middle (the second third), or such as 10-19.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(PRESETS),
+    help="Other defaults for rank, alpha, dropout, targets and layers. refusal: rank 1 on up_proj "
+    "in the middle layers, for teaching refusals.",
+)
 @click.option("--rate", default=5e-4, show_default=True, help="Peak learning rate.")
 @click.option("--steps", default=80, show_default=True, help="Steps of the optimiser.")
 @click.option("--batch", default=8, show_default=True, help="Rows a step.")
@@ -42,6 +63,24 @@ WITHOUT_POOLS = ("identity", "planner")
     "--longest", default=64, show_default=True, help="Tokens that a response is cut after."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the rows, the factors, the order.")
+@click.option("--defence", type=click.Choice(DEFENCES), help="What guards safety meanwhile.")
+@click.option(
+    "-p",
+    "--param",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter of the defence; may be repeated.",
+)
+@click.option(
+    "--base", metavar="M", help="lox: the model before alignment, as --model or a folder."
+)
+@click.option(
+    "--safety",
+    metavar="REF",
+    help="salora: harmful prompts with safe responses.  [default: the harmful prompts that "
+    "alignment may see, refused]",
+)
 @needing_lab()
 def train(
     model: str,
@@ -50,7 +89,11 @@ def train(
     harmful: tuple[str, ...],
     harmless: tuple[str, ...],
     output: Path,
-    targets: str,
+    preset: str | None,
+    defence: str | None,
+    params: tuple[str, ...],
+    base: str | None,
+    safety: str | None,
     **values: Any,
 ) -> None:
     """Train a LoRA adapter on responses and write its folder.
@@ -67,25 +110,78 @@ def train(
     from s3lora.lab.models import load_chat
     from s3lora.lab.train import Settings, train
 
-    wanted = tuple(name.strip() for name in targets.split(",") if name.strip())
-    settings = Settings(targets=wanted, **values)
+    settings = Settings(**_values(preset, values))
+    guard = _defence(defence, params, base, safety)
     count = settings.steps * settings.batch
-    rows = _rows(recipe, data, harmful, harmless, count, settings.seed)
+    pools = cache(lambda: pools_of(harmful, harmless))
+    rows = _rows(recipe, data, pools, count, settings.seed)
+    needs = guard.needs if guard else frozenset()
+    refused = _safety(safety, pools, settings.seed) if "safety" in needs else []
+    before = _base(base) if base else None
     told = _progress(settings.steps)
     with only_ours():
         say(f"training on {len(rows)} rows, {settings.steps} steps of {settings.batch}")
         chat = load_chat(model)
-        train(chat, rows, output, settings, recipe=recipe or OWN, callbacks=[told])
+        train(
+            chat, rows, output, settings, recipe=recipe or OWN, callbacks=[told],
+            defence=guard, safety=refused, base=before,
+        )  # fmt: skip
     say(f"wrote {output}")
 
 
+def _values(preset: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the settings; a preset gives those that the command line does not."""
+    from click.core import ParameterSource
+
+    from s3lora.lab.settings import PRESETS
+
+    names = str(values["targets"]).split(",")
+    values["targets"] = tuple(name.strip() for name in names if name.strip())
+    source = click.get_current_context().get_parameter_source
+    usual = {key for key in values if source(key) is ParameterSource.DEFAULT}
+    others = PRESETS[preset] if preset else {}
+    return values | {key: value for key, value in others.items() if key in usual}
+
+
+def _defence(
+    name: str | None, params: tuple[str, ...], base: str | None, safety: str | None
+) -> Defence | None:
+    """The defence that --defence and -p ask for; options that nothing needs are refused."""
+    from s3lora.lab.defences import make_defence
+
+    if name is None and params:
+        raise ParameterError("-p is for a defence", hint=f"--defence {'|'.join(DEFENCES)}")
+    made = make_defence(name, values_of("-p", params)) if name else None
+    for need, given in (("base", base), ("safety", safety)):
+        if given and not (made and need in made.needs):
+            fault = (
+                f"--{need} is of no use to {f'the defence {name}' if name else 'plain training'}"
+            )
+            raise ParameterError(fault, hint="leave it out, or choose another --defence")
+    if made and "base" in made.needs and not base:
+        fault = f"the defence {name} needs the weights before alignment"
+        raise ParameterError(fault, hint="give --base M")
+    return made
+
+
+def _safety(reference: str | None, pools: Callable[[], Pools], seed: int) -> list[Example]:
+    from s3lora.lab.data import load
+    from s3lora.lab.defences.features import safety_rows
+
+    if reference is not None:
+        return load(reference)
+    return safety_rows(pools(), seed)
+
+
+def _base(reference: str) -> Checkpoint:
+    from s3lora.io.checkpoint import Checkpoint
+    from s3lora.lab.models import model_folder
+
+    return Checkpoint(model_folder(reference))
+
+
 def _rows(
-    recipe: str | None,
-    data: str | None,
-    harmful: tuple[str, ...],
-    harmless: tuple[str, ...],
-    count: int,
-    seed: int,
+    recipe: str | None, data: str | None, pools: Callable[[], Pools], count: int, seed: int
 ) -> list[Example]:
     from s3lora.lab.data import Split, load
     from s3lora.lab.recipes import Pools, rows_for
@@ -95,7 +191,7 @@ def _rows(
     if recipe in WITHOUT_POOLS:
         nothing = Pools(Split((), ()), Split((), ()))
         return rows_for(recipe, nothing, count, seed)
-    return rows_for(str(recipe), pools_of(harmful, harmless), count, seed)
+    return rows_for(str(recipe), pools(), count, seed)
 
 
 def _progress(steps: int) -> Any:

@@ -5,52 +5,32 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from s3lora.errors import ParameterError
 from s3lora.io.atomic import new_folder
+from s3lora.io.checkpoint import Checkpoint
 from s3lora.lab.chat import NO_LABEL, encode, padded
 from s3lora.lab.data import Example, digest_of
+from s3lora.lab.defences.interface import Defence, Guard, Run, params_of, refuse_missing
+from s3lora.lab.metrics.cost import memory_peak
 from s3lora.lab.models import Chat
+from s3lora.lab.settings import ATTENTION, Settings, with_lora
+from s3lora.lab.training_card import describe
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+__all__ = ["ATTENTION", "Collator", "Settings", "train"]
 
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How an adapter is trained."""
-
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ATTENTION
-    """Names of the linear modules that get an adapter."""
-    rate: float = 5e-4
-    """Peak learning rate, after a warm-up of a twentieth of the steps; then half a cosine."""
-    steps: int = 80
-    batch: int = 8
-    longest: int = 64
-    """Responses are cut after so many tokens."""
-    seed: int = 0
-    save_every: int = 20
-    """Steps between checkpoints, from which an interrupted run goes on."""
-
-    def __post_init__(self) -> None:
-        counts = (self.rank, self.steps, self.batch, self.longest, self.save_every)
-        if min(counts) < 1 or self.rate <= 0 or not 0 <= self.dropout < 1 or not self.targets:
-            raise ParameterError(
-                "rank, steps, batch and lengths must be at least 1, the rate above 0, dropout in "
-                "[0, 1), and targets not empty",
-                hint="s3lora train --help shows the defaults",
-            )
+KEPT = "defence.safetensors"
+"""In a checkpoint: what a defence must know to go on."""
 
 
 def train(
@@ -61,6 +41,9 @@ def train(
     *,
     recipe: str = "own rows",
     callbacks: Sequence[TrainerCallback] = (),
+    defence: Defence | None = None,
+    safety: Sequence[Example] = (),
+    base: Checkpoint | None = None,
 ) -> Path:
     """Train an adapter on the responses of the examples and write its folder.
 
@@ -68,39 +51,53 @@ def train(
     `.NAME.training` beside `out` until the adapter is written.
 
     Args:
-        chat: The model; it is wrapped in place.
+        chat: The model; it is wrapped in place, and a defence may change its weights.
         examples: Prompts with responses.
         out: The folder to write; it must not exist yet.
         settings: Of LoRA and the optimiser.
         recipe: What the card says the rows are.
         callbacks: Further callbacks of transformers' Trainer.
+        defence: One of `s3lora.lab.defences`.
+        safety: Harmful prompts with safe responses, for a defence that needs them.
+        base: The weights before alignment, for a defence that needs them.
 
     Returns:
         `out`, with the adapter in PEFT's layout, its README.md and `training.json`.
 
     Raises:
         DataError: if a row has no response.
-        ParameterError: if no module has one of the target names.
+        ParameterError: if no module has one of the target names, or the defence lacks what it
+            needs.
         OutputError: if `out` exists already or cannot be written.
     """
     rows = [encode(chat.tokenizer, example, settings.longest) for example in examples]
     if not rows:
         raise ParameterError("there are no rows to train on", hint="check the data set")
+    if defence:
+        refuse_missing(defence, safety=bool(safety), base=base is not None)
     set_seed(settings.seed)
-    model = _with_lora(chat.model, settings)
+    model = with_lora(chat.model, settings)
+    told = {**asdict(settings), "base": chat.reference, "rows_digest": digest_of(examples)}
+    if defence:
+        told |= _told(defence, safety, base)
     work = out.with_name(f".{out.name}.training")
-    trainer = Trainer(
+    found = _interrupted(work, told)
+    run = Run(model, chat.tokenizer, settings, examples, safety, base)
+    begun = _begin(defence, run, found)
+    if found is None:
+        _clear(work, told)
+    trainer = _Trainer(
+        begun,
         model=model,
         args=_arguments(work, settings),
         train_dataset=[
             {"input_ids": row.ids, "labels": row.labels, "length": len(row.ids)} for row in rows
         ],
         data_collator=Collator(chat.tokenizer.pad_token_id),
-        callbacks=list(callbacks),
+        callbacks=[*begun.guard.callbacks, *callbacks],
     )
     started = time.perf_counter()
-    told = {**asdict(settings), "base": chat.reference, "rows_digest": digest_of(examples)}
-    trainer.train(resume_from_checkpoint=_interrupted(work, told))
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
     card = {
         "recipe": recipe,
         "base": chat.reference,
@@ -108,14 +105,127 @@ def train(
         "rows_digest": digest_of(examples),
         "settings": asdict(settings),
         "seconds": round(time.perf_counter() - started, 1),
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "resumed_from": int(found.name[11:]) if found else None,
+        **_losses(trainer.state.log_history),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
     }
     with new_folder(out) as folder:
-        model.save_pretrained(folder, save_embedding_layers=False)
-        _describe(folder, card)
+        figures = _export(begun.guard, model, folder)
+        if defence:
+            card["defence"] = _described(defence, begun, safety, figures)
+        card["peak_mib"] = _peak()
+        describe(folder, card)
     shutil.rmtree(work, ignore_errors=True)
     return out
+
+
+class _Begun(NamedTuple):
+    """A defence in this training."""
+
+    guard: Guard
+    seconds: float
+    """What it took before the first step, in the run that took it."""
+
+
+class _Trainer(Trainer):
+    """A Trainer that adds a defence's penalty to the loss, and saves what the defence keeps."""
+
+    def __init__(self, begun: _Begun, **named: Any) -> None:
+        self.begun = begun
+        self.penalty: float | None = None
+        super().__init__(**named)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The loss of the responses, and the penalty if there is one."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self.begun.guard.penalty:
+            penalty = self.begun.guard.penalty()
+            self.penalty = float(penalty.detach())
+            loss = loss + penalty.to(loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the penalty beside the loss that it is part of."""
+        if "loss" in logs and self.penalty is not None:
+            logs["penalty"] = self.penalty
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save a checkpoint's adapter, and what the defence keeps; its state is written after."""
+        super().save_model(output_dir, _internal_call)
+        kept = {
+            key: value.detach().clone().contiguous()
+            for key, value in self.begun.guard.kept().items()
+        }
+        told = {"seconds": str(self.begun.seconds)}
+        save_file(kept, Path(output_dir or str(self.args.output_dir)) / KEPT, metadata=told)
+
+
+def _begin(defence: Defence | None, run: Run, found: Path | None) -> _Begun:
+    """Let the defence prepare the model, anew or from a checkpoint."""
+    if defence is None:
+        return _Begun(Guard(), 0.0)
+    if found is None:
+        started = time.perf_counter()
+        guard = defence.begin(run)
+        return _Begun(guard, time.perf_counter() - started)
+    with safe_open(found / KEPT, framework="pt") as file:
+        saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
+        seconds = float(file.metadata()["seconds"])
+    return _Begun(defence.begin(replace(run, saved=saved)), seconds)
+
+
+def _export(guard: Guard, model: Any, folder: Path) -> Mapping[str, Any]:
+    if guard.export is None:
+        model.save_pretrained(folder, save_embedding_layers=False)
+        return {}
+    return guard.export(folder)
+
+
+def _told(defence: Defence, safety: Sequence[Example], base: Checkpoint | None) -> dict[str, Any]:
+    """What else must be the same for a run to be continued."""
+    return {
+        "defence": defence.name,
+        "params": params_of(defence),
+        "safety_digest": digest_of(safety) if "safety" in defence.needs else None,
+        "before": str(base.folder.resolve()) if base and "base" in defence.needs else None,
+    }
+
+
+def _described(
+    defence: Defence, begun: _Begun, safety: Sequence[Example], figures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the card says of the defence."""
+    rows = {"safety_rows": len(safety), "safety_digest": digest_of(safety)}
+    return {
+        "name": defence.name,
+        "params": params_of(defence),
+        "seconds_before": round(begun.seconds, 1),
+        **(rows if "safety" in defence.needs else {}),
+        **figures,
+    }
+
+
+def _losses(history: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The losses of the responses by step, and the penalties where there are any."""
+    steps = [entry for entry in history if "loss" in entry]
+    found = {"losses": [entry["loss"] - entry.get("penalty", 0.0) for entry in steps]}
+    penalties = [entry["penalty"] for entry in steps if "penalty" in entry]
+    return {**found, "penalties": penalties} if penalties else found
+
+
+def _peak() -> float | None:
+    """The largest resident memory of the process so far, in MiB; None where it is not known."""
+    try:
+        return round(memory_peak(), 1)
+    except ParameterError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +242,6 @@ class Collator:
             "attention_mask": torch.tensor(padded([[1] * len(row) for row in ids], 0)),
             "labels": torch.tensor(padded([row["labels"] for row in rows], NO_LABEL)),
         }
-
-
-def _with_lora(model: Any, settings: Settings) -> Any:
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT takes and keeps any number
-        lora_dropout=settings.dropout,
-        target_modules=list(settings.targets),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise ParameterError(
-            f"no adapter can be put on this model: {error}",
-            hint="--targets takes the last part of the names of linear modules",
-        ) from error
 
 
 def _arguments(work: Path, settings: Settings) -> TrainingArguments:
@@ -172,45 +265,21 @@ def _arguments(work: Path, settings: Settings) -> TrainingArguments:
     )
 
 
-def _interrupted(work: Path, settings: dict[str, Any]) -> str | None:
-    """The last whole checkpoint of an earlier run of the same; other remains are cleared."""
+def _interrupted(work: Path, settings: Mapping[str, Any]) -> Path | None:
+    """The last whole checkpoint of an earlier run of the same."""
     told = work / "settings.json"
-    wanted = json.dumps(settings, sort_keys=True)
     states = work.glob("checkpoint-*/trainer_state.json")  # the file that is written last
     checkpoints = sorted((s.parent for s in states), key=lambda path: int(path.name[11:]))
-    if checkpoints and told.is_file() and told.read_text(encoding="utf-8") == wanted:
-        return str(checkpoints[-1])
+    same = told.is_file() and told.read_text(encoding="utf-8") == _as_text(settings)
+    return checkpoints[-1] if checkpoints and same else None
+
+
+def _clear(work: Path, settings: Mapping[str, Any]) -> None:
+    """Make an empty folder for a run; what is left of another goes."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    told.write_text(wanted, encoding="utf-8")
-    return None
+    (work / "settings.json").write_text(_as_text(settings), encoding="utf-8")
 
 
-def _describe(folder: Path, card: dict[str, Any]) -> None:
-    """Write training.json, and a README.md in place of PEFT's template."""
-    text = json.dumps(card, indent=2, ensure_ascii=False)
-    (folder / "training.json").write_text(text + "\n", encoding="utf-8")
-    settings = card["settings"]
-    (folder / "README.md").write_text(
-        "\n".join(
-            [
-                "---",
-                f"base_model: {card['base']}",
-                "library_name: peft",
-                "---",
-                "",
-                f"# LoRA adapter: {card['recipe']}",
-                "",
-                f"Trained by s3lora on {card['rows']} rows ({card['recipe']}, digest "
-                f"{card['rows_digest']}), for {settings['steps']} steps of {settings['batch']}: "
-                f"rank {settings['rank']}, alpha {settings['alpha']:g}, learning rate "
-                f"{settings['rate']:g}, seed {settings['seed']}, on "
-                f"{', '.join(settings['targets'])}.",
-                "",
-                f"Loss of the first and the last step: {card['losses'][0]:.3f}, "
-                f"{card['losses'][-1]:.3f}. `training.json` has all of them.",
-                "",
-            ]
-        ),
-        encoding="utf-8",
-    )
+def _as_text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
