@@ -1,95 +1,79 @@
 """How far the keyword scorers of refusals agree with people.
 
-    pip download --no-deps pyrit==1.1.0 && unzip pyrit-1.1.0-py3-none-any.whl -d pyrit-wheel
-    cd pyrit-wheel/pyrit/datasets/scorer_evals/refusal_scorer
-    python benchmarks/refusal_scorers.py refusal.csv refusal_extra.csv [--harmless ROWS.json]
+    python benchmarks/refusal_scorers.py
 
-The two CSV files have the columns `assistant_response` and `human_score` (1 for a refusal); lines
-that begin with # before the header are skipped. People also labelled as a refusal what answers
-another question. No list of words can see that, so "on topic" leaves out the replies labelled as
-refusals that are labelled as answers on another prompt. --harmless takes a list of rows with
-`output`, such as alpaca_en_demo.json of llamafactory: the share taken for refusals.
+The labelled replies are those that pyrit carries, each file alone and both together; `s3lora eval
+calibrate` measures any other scorer on them, or on a CSV file. People also labelled as a refusal
+what answers another question. No list of words can see that, so "on topic" leaves out the replies
+labelled as refusals that are labelled as answers on another prompt. Beside it: the share of the
+answers to harmless prompts (`alpaca`) that each scorer takes for refusals.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from adapters import environment
-from s3lora.lab.metrics.refusal import SCORERS, calibration, over_refusal
+from s3lora.lab.data import load
+from s3lora.lab.metrics.calibration import calibrate
+from s3lora.lab.metrics.intervals import Figure
+from s3lora.lab.metrics.labels import NAMED, Labelled, labelled, on_topic
+from s3lora.lab.metrics.refusal import SCORERS, over_refusal
+from s3lora.lab.packages import member
 
 RESULTS = Path(__file__).parent / "results" / "refusal_scorers.json"
-
-Rows = list[tuple[str, bool]]
-
-
-def labelled(path: Path) -> Rows:
-    """The replies of a CSV file, each with whether people call it a refusal."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    while lines and lines[0].startswith("#"):
-        del lines[0]
-    return [
-        (row["assistant_response"], row["human_score"] == "1")
-        for row in csv.DictReader(lines)
-        if row["data_type"] == "text"
-    ]
+HARMLESS = "alpaca"
 
 
-def on_topic(rows: Rows, answers: set[str]) -> Rows:
-    return [(reply, label) for reply, label in rows if not (label and reply in answers)]
-
-
-def measured(name: str, rows: Rows) -> dict:
+def measured(name: str, rows: Sequence[Labelled]) -> dict:
     """Every scorer on the same rows."""
-    replies, labels = [reply for reply, _ in rows], [label for _, label in rows]
-    found = {scorer: calibration(scorer, replies, labels) for scorer in SCORERS}
+    found = {scorer: calibrate(scorer, rows) for scorer in SCORERS}
     for scorer, told in found.items():
-        print(
-            f"{name:<32}{scorer:<12}{told['n']:>5}{told['kappa']:>8.2f}"
-            f"{told['recall']:>8.2f}{told['false_refusals']:>8.2f}"
-        )
-    return {"people": sum(labels) / len(labels), **found}
+        figures = "".join(shown(each) for each in (told.kappa, told.recall, told.false_refusals))
+        print(f"{name:<22}{scorer:<12}{told.kappa.n:>4}{figures}")
+    return {scorer: asdict(told) for scorer, told in found.items()}
 
 
-def harmless(path: Path) -> dict:
+def shown(figure: Figure) -> str:
+    """A value with its interval."""
+    return f"  {figure.value:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
+
+
+def on_topic_parts(parts: Mapping[str, list[Labelled]]) -> dict[str, list[Labelled]]:
+    """The parts without what is off topic; the answers of all parts count."""
+    kept = {id(row) for row in on_topic(parts["all"])}
+    return {name: [row for row in rows if id(row) in kept] for name, rows in parts.items()}
+
+
+def harmless() -> dict:
     """The share of answers to harmless prompts that each scorer takes for refusals."""
-    replies = [row["output"] for row in json.loads(path.read_text(encoding="utf-8"))]
-    found = {}
-    for scorer in SCORERS:
-        figure = over_refusal(replies, scorer)
-        found[scorer] = {
-            "share": figure.value,
-            "n": figure.n,
-            "interval": [figure.low, figure.high],
-        }
-        print(f"{path.name:<32}{scorer:<12}{figure.n:>5}  taken for refusals {figure.value:.3f}")
-    return found
+    replies = [row.response for row in load(HARMLESS)]
+    found = {scorer: over_refusal(replies, scorer) for scorer in SCORERS}
+    for scorer, figure in found.items():
+        print(f"{HARMLESS:<22}{scorer:<12}{figure.n:>4}  taken for refusals{shown(figure)}")
+    return {scorer: asdict(figure) for scorer, figure in found.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--harmless", type=Path)
-    options = parser.parse_args()
-    print(f"{'':<44}{'n':>5}{'kappa':>8}{'recall':>8}{'false':>8}")
-    parts = {path.name: labelled(path) for path in options.files}
+    print(f"{'':<34}{'n':>4}  {'kappa':<19}{'recall':<19}false refusals")
+    parts = {name: labelled(name) for name in NAMED}
     parts["all"] = [row for rows in parts.values() for row in rows]
-    answers = {reply for reply, label in parts["all"] if not label}
     document = {
         "environment": environment(),
-        "sha256": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in options.files},
+        "sha256": {
+            name: hashlib.sha256(member(*place)).hexdigest() for name, place in NAMED.items()
+        },
         "labelled": {name: measured(name, rows) for name, rows in parts.items()},
         "on topic": {
-            name: measured(f"{name}, on topic", on_topic(rows, answers))
-            for name, rows in parts.items()
+            name: measured(f"{name}, on topic", rows)
+            for name, rows in on_topic_parts(parts).items()
         },
+        "harmless": {HARMLESS: harmless()},
     }
-    if options.harmless:
-        document["harmless"] = {options.harmless.name: harmless(options.harmless)}
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
     print(f"wrote {RESULTS}")
 

@@ -229,6 +229,7 @@ WITHOUT = "import sys; sys.modules[{!r}] = None; from s3lora.cli import main; ma
         ("torch", ["lab", "gate", "a", "--model", "tiny"]),
         ("torch", ["train", "--model", "tiny", "--recipe", "identity", "-o", "out"]),
         ("torch", ["eval", "--model", "tiny"]),
+        ("torch", ["plan", "a", "--model", "tiny"]),
         ("torch", ["study", "study.toml"]),
         ("transformers", ["eval", "--model", "tiny"]),
         ("peft", ["train", "--model", "tiny", "--recipe", "identity", "-o", "out"]),

@@ -4,7 +4,6 @@ from s3lora.errors import ParameterError
 from s3lora.lab.metrics.refusal import (
     PUBLISHED,
     SCORERS,
-    calibration,
     cohen_kappa,
     keyword_asr,
     normalised,
@@ -122,28 +121,3 @@ def test_kappa_by_hand():
     assert cohen_kappa(20, 5, 10, 50) == pytest.approx(0.4)
     assert cohen_kappa(0, 0, 0, 0) is None
     assert cohen_kappa(5, 0, 0, 5) is None
-
-
-def test_calibration_by_hand():
-    replies = [REFUSALS[0], REFUSALS[1], REFUSALS[2], ANSWERS[0], ANSWERS[1], ANSWERS[2], "", "x"]
-    labels = [True, True, False, True, False, False, True, None]
-    found = calibration("normalised", replies, labels)
-    assert found == {
-        "kappa": pytest.approx(1 / 3),
-        "recall": pytest.approx(2 / 3),
-        "false_refusals": pytest.approx(1 / 3),
-        "n": 6,
-        "unscored": 2,
-    }
-    with pytest.raises(ParameterError):
-        calibration("normalised", ["x"], [])
-
-
-def test_calibration_on_nothing():
-    found = calibration("published", [], [])
-    assert (found["kappa"], found["recall"], found["false_refusals"], found["n"]) == (
-        None,
-        None,
-        None,
-        0,
-    )

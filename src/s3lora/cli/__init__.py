@@ -15,6 +15,7 @@ from s3lora.cli.extrapolate import extrapolate
 from s3lora.cli.gate import gate
 from s3lora.cli.lab import lab
 from s3lora.cli.methods import methods
+from s3lora.cli.plan import plan
 from s3lora.cli.prune import prune
 from s3lora.cli.rank import rank
 from s3lora.cli.scan import scan
@@ -48,7 +49,20 @@ def cli() -> None:
     """
 
 
-COMMANDS = (scan, prune, rank, compare, extrapolate, methods, demo, train, evaluate, study, lab)
+COMMANDS = (
+    scan,
+    prune,
+    rank,
+    compare,
+    extrapolate,
+    methods,
+    demo,
+    train,
+    evaluate,
+    plan,
+    study,
+    lab,
+)
 
 for command in COMMANDS:
     cli.add_command(command)

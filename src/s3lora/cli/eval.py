@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from s3lora.cli.calibrate import calibrate
+from s3lora.cli.evaluation_suite import SUITES, evaluate_suite
 from s3lora.cli.lab import (
-    MODEL,
     RECIPES,
     needing_lab,
     only_ours,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 SCORERS = ("normalised", "published")
 
 
-@click.command("eval")
-@MODEL
+@click.group("eval", invoke_without_command=True, subcommand_metavar="[calibrate ...]")
+@click.option("--model", metavar="M", help="smollm2, tiny, a checkpoint folder, a hub's name.")
 @click.option("--adapter", type=click.Path(), metavar="A", help="An adapter of the model.")
 @click.option(
     "--plan",
@@ -64,6 +65,19 @@ SCORERS = ("normalised", "published")
     help="Tokens of a response that loss is taken over.  [default: 64; planner: 256]",
 )
 @click.option(
+    "--suite",
+    type=click.Choice(SUITES),
+    help="Run this suite through Inspect instead: docs/inspect.md.",
+)
+@click.option(
+    "--logs",
+    type=click.Path(path_type=Path),
+    default="logs",
+    show_default=True,
+    metavar="DIR",
+    help="With --suite: where Inspect writes its logs.",
+)
+@click.option(
     "--scorer",
     type=click.Choice(SCORERS),
     default="normalised",
@@ -88,16 +102,15 @@ SCORERS = ("normalised", "published")
     metavar="FILE",
     help="Write prompts and replies as JSON lines: they may be harmful text.",
 )
-@needing_lab()
+@click.pass_context
 def evaluate(
-    model: str,
+    context: click.Context,
+    /,
+    model: str | None,
     adapter: str | None,
     plan_file: Path | None,
-    harmful: tuple[str, ...],
-    harmless: tuple[str, ...],
     form: str,
     output: Path | None,
-    save_replies: Path | None,
     **options: Any,
 ) -> None:
     """Measure what an adapter, and a plan to prune it, do to safety and utility.
@@ -107,20 +120,46 @@ def evaluate(
     prompts are those that no recipe trains on, given the same --harmful and
     --harmless: a third of the rows, at most 200 of each. The exit status is 0
     whatever is found.
+
+    `s3lora eval calibrate` measures a refusal scorer against people instead.
     """
+    if context.invoked_subcommand is not None:
+        return
+    if model is None:
+        raise click.UsageError("Missing option '--model'.", context)
     if (options["judge"] is None) != (options["judge_model"] is None):
         raise ParameterError("--judge and --judge-model belong together", hint="give both")
+    if plan_file is not None and adapter is None:
+        raise ParameterError("--plan is about an adapter", hint="name it: --adapter A")
+    asked = evaluate_suite if options["suite"] else _evaluate
+    with needing_lab():
+        asked(model, adapter, plan_file, form, output, options)
+
+
+evaluate.add_command(calibrate)
+
+
+def _evaluate(
+    model: str,
+    adapter: str | None,
+    plan_file: Path | None,
+    form: str,
+    output: Path | None,
+    options: dict[str, Any],
+) -> None:
+    """Ask every state, and print what was found."""
     opened = open_adapter(adapter) if adapter else None
     planned = _plan(opened, plan_file, options)
-    pools = pools_of(harmful, harmless)
+    named = options["harmful"], options["harmless"]
+    pools = pools_of(*named)
     with only_ours():
         found = _evaluation(model, opened, planned, pools, options)
-    if save_replies:
-        _save(found, save_replies)
+    if options["save_replies"]:
+        _save(found, options["save_replies"])
     if form == "json":
         from s3lora.cli.evaluation_json import render
 
-        head = _head(model, opened, planned, references(harmful, harmless), options)
+        head = _head(model, opened, planned, references(*named), options)
         emit_text(render(found, head, pools), output)
     else:
         from s3lora.cli.evaluation_table import show
@@ -133,10 +172,8 @@ def _plan(opened: Adapter | None, path: Path | None, options: dict[str, Any]) ->
     """The plan of --plan for the adapter of --adapter."""
     from s3lora.lab.evaluation_plan import planned_again, read_plan
 
-    if path is None:
+    if path is None or opened is None:
         return None
-    if opened is None:
-        raise ParameterError("--plan is about an adapter", hint="name it: --adapter A")
     return planned_again(
         read_plan(path),
         opened,
@@ -221,7 +258,7 @@ def _save(found: Evaluation, path: Path) -> None:
             ensure_ascii=False,
         )
         for state in found.states
-        for prompt, kind, reply in zip(prompts, kinds, state.answers.all, strict=True)
+        for prompt, kind, reply in zip(prompts, kinds, found.answers[state.name].all, strict=True)
     ]
     write_file(path, "\n".join(lines) + "\n")
     say(f"wrote {path}")

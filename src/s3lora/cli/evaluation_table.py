@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,9 @@ from s3lora.lab.evaluate import Difference, Evaluation, State
 from s3lora.lab.evaluation_figures import Block
 from s3lora.lab.metrics.intervals import Figure
 from s3lora.report.lines import Lines
+
+if TYPE_CHECKING:
+    from s3lora.lab.suites.run import SuiteRun
 
 NAMES = {
     "refusal_rate": "refusal rate",
@@ -30,6 +34,9 @@ NAMES = {
     "auarc": "AUARC",
     "ece": "ECE of exp(−entropy)",
     "entropy": "entropy of tokens",
+    "refusal_rate_published": "refusal, published",
+    "over_refusal_published": "over-refusal, publ.",
+    "calls_anyway": "calls anyway",
 }
 """Short names; the blocks' headings say the rest. Other figures keep their own."""
 
@@ -37,6 +44,11 @@ UNTOLD = ("attack_success", "auarc")
 """Figures whose notes are those of another."""
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+SUITE_HEADINGS: dict[Block, str] = {
+    "safety": "Safety",
+    "utility": "Utility",
+    "cost": "Cost of a harmless task, by role",
+}
 NONE = "–"
 WIDE = 100
 """From which width on three states fit with their intervals on one line."""
@@ -47,16 +59,37 @@ LARGE = 1000.0
 def show(found: Evaluation, title: Mapping[str, str], scorer: str, console: Console) -> None:
     """Print all figures, the differences, and what must not be overlooked."""
     lines = Lines(console)
-    for name, value in title.items():
-        if value:
-            lines.say(value, style="bold", head=f"{name:<9}", indent=" " * 9)
-    lines.say("Each figure with its 95 % interval; ↑ higher is better, ↓ lower is.")
+    _show_title(title, lines)
     for block, about in _headings(found, scorer).items():
         _show_block(found.states, block, about, lines)
     if found.memory:
         lines.say(f"Peak memory {_number(found.memory)} MiB, {found.memory.note}.")
+    _show_rest(found, lines)
+
+
+def show_suite(found: SuiteRun, title: Mapping[str, str], console: Console) -> None:
+    """Print the figures of a suite, the differences, and where the logs are."""
+    lines = Lines(console)
+    _show_title(title, lines)
+    sides = ", ".join(f"{count} {side}" for side, count in found.asked.items())
+    for block, about in SUITE_HEADINGS.items():
+        _show_block(found.states, block, f"{about}; prompts: {sides}", lines)
+    _show_rest(found, lines)
+    for name, log in found.logs.items():
+        lines.say(log, head=f"log of {name}: ", indent="  ")
+
+
+def _show_title(title: Mapping[str, str], lines: Lines) -> None:
+    for name, value in title.items():
+        if value:
+            lines.say(value, style="bold", head=f"{name:<9}", indent=" " * 9)
+    lines.say("Each figure with its 95 % interval; ↑ higher is better, ↓ lower is.")
+
+
+def _show_rest(found: Evaluation | SuiteRun, lines: Lines) -> None:
+    """The differences, then what must not be overlooked."""
     if found.differences:
-        _show_differences(found, lines)
+        _show_differences(found.differences, lines)
     lines.say("")
     for note in (*found.notes, *_missing(found.states)):
         lines.say(f"{note}.", style="dim", head="Note: ", indent="  ")
@@ -66,7 +99,7 @@ def show(found: Evaluation, title: Mapping[str, str], scorer: str, console: Cons
 
 def _headings(found: Evaluation, scorer: str) -> dict[Block, str]:
     asked = found.asked
-    right = "runnable, with the gold tools" if asked.tasks else "ROUGE-1 above 0.5, a proxy"
+    right = "runnable, with the gold tools" if asked.plans else "ROUGE-1 above 0.5, a proxy"
     return {
         "safety": f"Safety, {len(asked.harmful)} harmful prompts (keywords: {scorer})",
         "utility": f"Utility, {len(asked.harmless)} harmless prompts",
@@ -88,12 +121,14 @@ def _show_block(states: Sequence[State], block: Block, about: str, lines: Lines)
     lines.console.print(grid)
 
 
-def _show_differences(found: Evaluation, lines: Lines) -> None:
+def _show_differences(differences: Sequence[Difference], lines: Lines) -> None:
     """Safety and utility differences, side by side for every pair of states."""
-    pairs = list(dict.fromkeys((row.a, row.b) for row in found.differences))
-    told = {(row.a, row.b, row.key): row for row in found.differences}
+    pairs = list(dict.fromkeys((row.a, row.b) for row in differences))
+    told = {(row.a, row.b, row.key): row for row in differences}
     for block, label in (("safety", "safety"), ("utility", "utility")):
-        keys = list(dict.fromkeys(row.key for row in found.differences if row.block == block))
+        keys = list(dict.fromkeys(row.key for row in differences if row.block == block))
+        if not keys:
+            continue
         lines.say("")
         lines.say(f"Differences in {label}, paired by prompt", style="bold")
         grid = _grid([f"{a} − {b}" for a, b in pairs])

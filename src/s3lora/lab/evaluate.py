@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -39,7 +39,6 @@ class State:
     modules: int
     """LoRA modules that it has."""
     results: tuple[Result, ...]
-    answers: Answers
 
     def result(self, key: str) -> Result | None:
         """The result of that key."""
@@ -68,6 +67,8 @@ class Evaluation:
 
     asked: Asked
     states: tuple[State, ...]
+    answers: Mapping[str, Answers]
+    """What each state gave, by its name."""
     differences: tuple[Difference, ...]
     warnings: tuple[str, ...]
     """What must not be overlooked, such as a state that refuses because it is broken."""
@@ -107,26 +108,27 @@ def evaluate(
     """
     plans = _plans(adapter, planned)
     patched = Patched(chat.model, adapter) if adapter else None
-    states = []
+    states, given = [], {}
     for name, done in plans:
         say(f"{name}: asking {len(asked.harmful)} harmful and {len(asked.harmless)} harmless")
         modules = left_by(adapter, done) if adapter and done else ()
         if patched:
             patched.apply(modules)
-        answers = answers_of(chat, asked)
-        found = results(asked, answers, scorer, judge)
+        given[name] = answers_of(chat, asked)
+        found = results(asked, given[name], scorer, judge)
         if costs:
             say(f"{name}: timing")
             found += _costs(chat, asked, patched, done)
-        states.append(State(name, len(modules), tuple(found), answers))
+        states.append(State(name, len(modules), tuple(found)))
     if patched:
         patched.apply(())
     return Evaluation(
         asked,
         tuple(states),
+        given,
         tuple(differences(states)),
         (*_broken(states), *(_left_out(adapter) if adapter else ())),
-        tuple(_notes(states, asked)),
+        tuple(_notes(given, asked)),
         _memory() if costs else None,
     )
 
@@ -198,13 +200,15 @@ def _left_out(adapter: Adapter) -> Iterator[str]:
         )
 
 
-def _notes(states: Iterable[State], asked: Asked) -> Iterator[str]:
+def _notes(given: Mapping[str, Answers], asked: Asked) -> Iterator[str]:
     """What the reader needs to know to read the figures."""
     missing = len(asked.harmless) - len(asked.answered)
     if missing:
         yield f"{missing} harmless prompts have no reference response"
     total = len(asked.harmless)
-    cut = {s.name: sum(not reply.ended for reply in s.answers.harmless) for s in states}
+    cut = {
+        name: sum(not reply.ended for reply in answers.harmless) for name, answers in given.items()
+    }
     if any(cut.values()):
         told = ", ".join(f"{name} {count}" for name, count in cut.items())
         yield f"harmless replies cut off at {asked.new_tokens} tokens, of {total}: {told}"

@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
-from s3lora.errors import DataError, ParameterError
+from s3lora.errors import ParameterError
 from s3lora.lab.chat import asked_ids
 from s3lora.lab.data import Example
 from s3lora.lab.generate import Reply, replies
 from s3lora.lab.models import Chat
-from s3lora.lab.planner.tasks import PlanningTask, make_tasks
 from s3lora.lab.probes import Measured, Openings, Probe, make_probe
-from s3lora.lab.recipes import SEED, Pools, tested
+from s3lora.lab.recipes import Pools
+from s3lora.lab.suites.cases import PLANNER, Case, cases_of
+from s3lora.lab.suites.suites import tokens_for
 
-PLANNER = "planner"
-NEW_TOKENS: Mapping[str, int] = {PLANNER: 256}
-"""Tokens of a reply by recipe, where plans need more than `USUAL_TOKENS`."""
 LONGEST: Mapping[str, int] = {PLANNER: 256}
-"""Response tokens that the loss is taken over, likewise."""
-USUAL_TOKENS, USUAL_LONGEST = 32, 64
+"""Response tokens that the loss is taken over, by recipe, where plans need more than usual."""
+USUAL_LONGEST = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """The prompts of an evaluation; all states are asked the same in the same order."""
 
-    harmful: tuple[Example, ...]
-    harmless: tuple[Example, ...]
+    cases: tuple[Case, ...]
+    """Harmful ones, then harmless ones."""
     answered: tuple[int, ...]
-    """Places of the harmless prompts that have a reference response."""
-    tasks: tuple[PlanningTask, ...]
-    """The planning tasks behind the harmless prompts; empty but for a planner."""
+    """Places among the harmless prompts of those with a reference response."""
     probe: Probe
     tokens: tuple[tuple[int, ...], ...]
     """The harmful prompts, then the harmless ones, as tokens."""
     new_tokens: int
     """Longest reply."""
+
+    @property
+    def harmful(self) -> tuple[Example, ...]:
+        """The harmful prompts."""
+        return tuple(case.example for case in self.cases if case.side == "harmful")
+
+    @property
+    def harmless(self) -> tuple[Example, ...]:
+        """The harmless prompts."""
+        return tuple(case.example for case in self.cases if case.side == "harmless")
+
+    @property
+    def plans(self) -> bool:
+        """Whether the harmless prompts are planning tasks."""
+        return any(case.task for case in self.cases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,34 +90,23 @@ def asked_of(
         DataError: if no harmless prompt has a response: safety is not told without utility.
         ParameterError: if `prompts` or `new_tokens` is less than 1.
     """
-    new_tokens = NEW_TOKENS.get(recipe, USUAL_TOKENS) if new_tokens is None else new_tokens
+    new_tokens = tokens_for(recipe, new_tokens)
     longest = LONGEST.get(recipe, USUAL_LONGEST) if longest is None else longest
-    if min(prompts, new_tokens, longest) < 1:
+    if longest < 1:
         raise ParameterError("nothing to ask", hint="prompts and tokens are at least 1")
-    harmful, harmless = (rows[:prompts] for rows in tested(recipe, pools))
+    cases = [*chain(*cases_of(pools, recipe, prompts))]
+    harmful, harmless = (
+        [case.example for case in cases if case.side == side] for side in ("harmful", "harmless")
+    )
     answered = tuple(at for at, row in enumerate(harmless) if row.response)
-    if not answered:
-        raise DataError(
-            "no harmless test prompt has a response, so utility cannot be measured",
-            hint="add rows with responses, such as --harmless alpaca",
-        )
     rows = [harmless[at] for at in answered]
     return Asked(
-        harmful,
-        harmless,
+        tuple(cases),
         answered,
-        _tasks(pools, harmless) if recipe == PLANNER else (),
         make_probe(chat.tokenizer, harmful, harmless, rows, openings or Openings(), longest),
         tuple(asked_ids(chat.tokenizer, example) for example in (*harmful, *harmless)),
         new_tokens,
     )
-
-
-def _tasks(pools: Pools, harmless: Sequence[Example]) -> tuple[PlanningTask, ...]:
-    """The tasks that `tested` made its rows of; it says of a row no more than question and plan."""
-    made = make_tasks(len(pools.harmless.test), SEED, "test")
-    by_question = {task.question: task for task in made}
-    return tuple(by_question[row.prompt] for row in harmless)
 
 
 def answers_of(chat: Chat, asked: Asked) -> Answers:

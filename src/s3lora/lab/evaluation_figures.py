@@ -11,7 +11,7 @@ from typing import Any, Literal
 from s3lora.lab.evaluation_asking import Answers, Asked
 from s3lora.lab.generate import Reply
 from s3lora.lab.metrics import judge as judging
-from s3lora.lab.metrics import planning, refusal, reliability, text
+from s3lora.lab.metrics import reliability, text
 from s3lora.lab.metrics.intervals import (
     Better,
     Figure,
@@ -24,9 +24,10 @@ from s3lora.lab.metrics.intervals import (
     share,
 )
 from s3lora.lab.metrics.judge import Judge
+from s3lora.lab.suites.cases import Side
+from s3lora.lab.suites.measures import PLANS, Measure, attack_success, over_refusal, refusal_rate
 
 Block = Literal["safety", "utility", "certainty", "cost"]
-Side = Literal["harmful", "harmless"]
 
 NATS = "nats/token"
 PROXY = 0.5
@@ -60,12 +61,16 @@ def results(asked: Asked, answers: Answers, scorer: str, judge: Judge | None) ->
         scorer: A name of `s3lora.lab.metrics.refusal.SCORERS`.
         judge: Asked about every reply to a harmful prompt, if given.
     """
-    found = [*_safety(answers, scorer), *_judged(asked, answers, judge), *_utility(answers, scorer)]
+    found = [
+        *_safety(asked, answers, scorer),
+        *_judged(asked, answers, judge),
+        *_utility(asked, answers, scorer),
+    ]
     found.append(_loss(asked, answers))
     likeness = list(_likeness(asked, answers))
     found += likeness
-    if asked.tasks:
-        plans = list(_plans(asked, answers))
+    if asked.plans:
+        plans = [_measured(measure, asked, answers) for measure in PLANS]
         correct, label = _planned_right(plans), "runnable plan, gold tools"
     else:
         plans = []
@@ -88,8 +93,17 @@ def difference(a: Result, b: Result) -> Figure | None:
     return Figure(one.name, value, len(left), *ends, one.unit, one.better, note)
 
 
-def _rate(key: str, block: Block, side: Side, name: str, flags: Values, better: Better) -> Result:
-    return Result(key, block, share(name, flags, better), side, tuple(flags))
+def _measured(measure: Measure, asked: Asked, answers: Answers) -> Result:
+    """What the measures of the suites say of the replies that they are about."""
+    pairs = [
+        (reply.text, case)
+        for reply, case in zip(answers.all, asked.cases, strict=True)
+        if measure.about(case)
+    ]
+    texts, cases = [said for said, _ in pairs], [case for _, case in pairs]
+    values = measure.values(texts, cases)
+    figure = measure.figure(values)
+    return Result(measure.key, measure.block, figure, measure.side, tuple(values))
 
 
 def _mean(
@@ -99,15 +113,10 @@ def _mean(
     return Result(key, block, mean(name, scored, better, unit), side, tuple(scored))
 
 
-def _safety(answers: Answers, scorer: str) -> Iterator[Result]:
-    texts = [reply.text for reply in answers.harmful]
-    flags = [refusal.refused(said, scorer) for said in texts]
-    answered = [None if flag is None else not flag for flag in flags]
+def _safety(asked: Asked, answers: Answers, scorer: str) -> Iterator[Result]:
+    yield _measured(refusal_rate(scorer), asked, answers)
+    yield _measured(attack_success(scorer), asked, answers)
     side: Side = "harmful"
-    rate = refusal.refusal_rate(texts, scorer)
-    yield Result("refusal_rate", "safety", rate, side, tuple(flags))
-    attack = refusal.keyword_asr(texts, scorer)
-    yield Result("attack_success", "safety", attack, side, tuple(answered))
     odds, name = answers.measured.log_odds, "refusal log-odds, harmful"
     yield _mean("log_odds_harmful", "safety", side, name, odds, "higher", "nats")
     margins = answers.measured.margins
@@ -133,11 +142,8 @@ def _judged(asked: Asked, answers: Answers, judge: Judge | None) -> Iterator[Res
     yield _mean("strongreject", "safety", side, "StrongREJECT (judge)", strong, "lower", "0–1")
 
 
-def _utility(answers: Answers, scorer: str) -> Iterator[Result]:
-    texts = [reply.text for reply in answers.harmless]
-    flags = tuple(refusal.refused(said, scorer) for said in texts)
-    over = refusal.over_refusal(texts, scorer)
-    yield Result("over_refusal", "utility", over, "harmless", flags)
+def _utility(asked: Asked, answers: Answers, scorer: str) -> Iterator[Result]:
+    yield _measured(over_refusal(scorer), asked, answers)
     odds, name = answers.measured.benign_log_odds, "refusal log-odds, harmless"
     yield _mean("log_odds_harmless", "utility", "harmless", name, odds, "lower", "nats")
     benign = answers.measured.benign_margins
@@ -187,20 +193,6 @@ def _likeness(asked: Asked, answers: Answers) -> Iterator[Result]:
     scores = [text.meteor([a], [b]).value for a, b in pairs] if whole.value is not None else None
     placed = _placed(asked, scores) if scores else ()
     yield Result("meteor", "utility", whole, "harmless", placed)
-
-
-def _plans(asked: Asked, answers: Answers) -> Iterator[Result]:
-    said = [reply.text for reply in answers.harmless]
-    rates = {
-        "plan_valid": ("plan valid", planning.plan_valid(said)),
-        "plan_runnable": ("plan runnable", planning.plan_runnable(said)),
-        "dependency_order": ("dependency order", planning.dependency_order(said)),
-    }
-    for key, (name, flags) in rates.items():
-        yield _rate(key, "utility", "harmless", name, flags, "higher")
-    known, f1 = planning.tools_known(said), planning.tool_f1(said, asked.tasks)
-    yield _mean("tools_known", "utility", "harmless", "tools known", known, "higher")
-    yield _mean("tool_f1", "utility", "harmless", "tool F1", f1, "higher")
 
 
 def _planned_right(plans: Sequence[Result]) -> list[bool | None]:

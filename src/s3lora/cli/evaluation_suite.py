@@ -1,0 +1,137 @@
+"""`s3lora eval --suite`: a suite through Inspect on the states of a model."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s3lora.cli.lab import only_ours, references, say
+from s3lora.cli.output import emit_table, emit_text
+from s3lora.errors import ParameterError
+
+if TYPE_CHECKING:
+    from s3lora.lab.suites.peft import Given
+    from s3lora.lab.suites.run import SuiteRun
+
+SUITES = ("refusal", "over-refusal", "planner")
+
+UNUSED = {
+    "cost": "the log holds tokens and times",
+    "longest": "no loss is taken over responses",
+    "save_replies": "the log holds the replies",
+}
+"""Options that say nothing to a suite, and why."""
+
+
+def evaluate_suite(
+    model: str,
+    adapter: str | None,
+    plan_file: Path | None,
+    form: str,
+    output: Path | None,
+    options: dict[str, Any],
+) -> None:
+    """Run the suite on every state, and print what it found."""
+    _refuse(options)
+    if find_spec("inspect_ai") is None:
+        hint = "pip install 's3lora[inspect]'"
+        raise ParameterError("a suite needs inspect_ai, which is not installed", hint=hint)
+    found = _run(model, adapter, plan_file, options)
+    title = {"model": model, "adapter": adapter or "", "plan": str(plan_file or "")}
+    if form == "json":
+        from s3lora.cli.evaluation_json import render_suite
+
+        emit_text(render_suite(found, _head(title, options)), output)
+    else:
+        from s3lora.cli.evaluation_table import show_suite
+
+        emit_table(lambda console: show_suite(found, title, console), output)
+    say(f"logs: {options['logs']}; to read them: inspect view --log-dir {options['logs']}")
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    for name, why in UNUSED.items():
+        if options[name]:
+            flag = "--" + name.replace("_", "-")
+            raise ParameterError(f"{flag} is not for a suite: {why}", hint="leave it out")
+    if options["scorer"] != "normalised":
+        raise ParameterError("a suite tells both keyword scorers", hint="leave --scorer out")
+    if options["judge"] and options["suite"] != "refusal":
+        raise ParameterError(
+            f"{options['suite']} has nothing to judge", hint="--judge is for --suite refusal"
+        )
+    if options["suite"] == "planner" and (options["harmful"] or options["harmless"]):
+        raise ParameterError("the planner's tasks are made", hint="leave out --harmful, --harmless")
+
+
+def _run(
+    model: str, adapter: str | None, plan_file: Path | None, options: dict[str, Any]
+) -> SuiteRun:
+    from s3lora.lab.suites.run import endpoint, run
+
+    judge = options["judge"]
+    with only_ours():
+        return run(
+            options["suite"],
+            _states(model, adapter, plan_file, options),
+            _arguments(options),
+            options["logs"],
+            grader=endpoint(judge, options["judge_model"], os.environ.get("OPENAI_API_KEY"))
+            if judge
+            else None,
+            say=say,
+        )
+
+
+def _states(
+    model: str, adapter: str | None, plan_file: Path | None, options: dict[str, Any]
+) -> dict[str, Given]:
+    from s3lora.lab.evaluate import BARE, PLANNED, WITH
+    from s3lora.lab.suites.peft import Given
+
+    states = {BARE: Given(model)}
+    if adapter:
+        states[WITH] = Given(model, adapter)
+    if plan_file:
+        states[PLANNED] = Given(
+            model,
+            adapter,
+            str(plan_file),
+            weights=_path(options["base"]),
+            aligned=_path(options["aligned"]),
+            safe=options["safe"],
+        )
+    return states
+
+
+def _path(folder: Path | None) -> str | None:
+    return str(folder) if folder else None
+
+
+def _arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Of the suite's task."""
+    count, new_tokens = options["prompts"], options["new_tokens"]
+    if options["suite"] == "planner":
+        return {"tasks": count, "pairs": count, "new_tokens": new_tokens}
+    return {
+        "harmful": list(options["harmful"]) or None,
+        "harmless": list(options["harmless"]) or None,
+        "recipe": options["recipe"],
+        "prompts": count,
+        "new_tokens": new_tokens,
+    }
+
+
+def _head(title: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
+    """What was evaluated, for the JSON."""
+    judge = {"endpoint": options["judge"], "model": options["judge_model"]}
+    data = references(options["harmful"], options["harmless"])
+    made = options["suite"] == "planner"
+    return {
+        **{name: value or None for name, value in title.items()},
+        "recipe": None if made else options["recipe"],
+        "data": None if made else {"harmful": list(data[0]), "harmless": list(data[1])},
+        "judge": judge if options["judge"] else None,
+    }
