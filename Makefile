@@ -28,9 +28,13 @@ bench: .venv/.core
 
 # Some hours; an interrupted run goes on where it was. glibc is told to keep freed memory: giving
 # it back and faulting it in again costs a tenth of a training step.
+evidence: export MALLOC_MMAP_MAX_ = 0
+evidence: export MALLOC_TRIM_THRESHOLD_ = 17179869184
+evidence: export MALLOC_TOP_PAD_ = 268435456
+evidence: export OPENBLAS_NUM_THREADS =
 evidence: .venv/.test
-	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 \
-		OPENBLAS_NUM_THREADS= $(BIN)/s3lora study evidence/smollm2/study.toml
+	$(BIN)/s3lora study evidence/smollm2/study.toml
+	$(BIN)/s3lora study evidence/defences/study.toml
 
 clean:
 	rm -rf .venv demo-out benchmarks/work evidence/*/work

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from s3lora.errors import ParameterError
-from s3lora.lab.metrics.answers import answer_f1, exact_matches
+from s3lora.lab.metrics.answers import answer_f1, exact_matches, f1, plain
 
 
 @pytest.mark.parametrize(
-    ("answer", "accepted", "match", "f1"),
+    ("answer", "accepted", "match", "best"),
     [
         ("Haskby", ["Haskby"], True, 1.0),
         ("the HASKBY.", ["Haskby"], True, 1.0),
@@ -30,9 +30,9 @@ from s3lora.lab.metrics.answers import answer_f1, exact_matches
         ("Haskby", [], None, None),
     ],
 )
-def test_one_answer(answer, accepted, match, f1):
+def test_one_answer(answer, accepted, match, best):
     assert exact_matches([answer], [accepted]) == [match]
-    assert answer_f1([answer], [accepted]) == [pytest.approx(f1) if f1 is not None else None]
+    assert answer_f1([answer], [accepted]) == [pytest.approx(best) if best is not None else None]
 
 
 @pytest.mark.parametrize("metric", [exact_matches, answer_f1])
@@ -42,3 +42,22 @@ def test_what_does_not_pair_is_refused(metric):
     with pytest.raises(ParameterError, match="list of answers"):
         metric(["a"], ["a"])
     assert metric([], []) == []
+
+
+def test_plain():
+    assert plain("The  U.S.A., a Nation!") == "usa nation"
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "value"),
+    [
+        ("the big cat", "a cat sat", 0.5),
+        ("cat cat", "cat", 2 / 3),
+        ("Yes.", "yes", 1.0),
+        ("yes it is", "yes", 0.0),
+        ("no", "no man", 0.0),
+        ("", "cat", 0.0),
+    ],
+)
+def test_f1_by_hand(reply, answer, value):
+    assert f1(reply, answer) == pytest.approx(value)

@@ -21,9 +21,9 @@ FLOORS = [
     {"scan", "selection", "edits", "extrapolate", "agreement"},
     {"compare", "targets", "verify"},
     {"plan"},
+    {"report"},
     {"manifest"},
     {"prune"},
-    {"report"},
     {"lab"},
     {"cli"},
 ]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from weakref import ref
 
 import anyio
 import pytest
@@ -161,6 +162,8 @@ def check_log(path, plan, state):
 def test_the_command_of_inspect_finds_task_and_model(adapter, plan, tmp_path):
     words = ["eval", "s3lora/planner", "--model", "s3lora/peft", "-M", "base=tiny"]
     words += ["-M", f"adapter={adapter}", "-M", f"plan={plan}", "-T", "tasks=2", "-T", "pairs=1"]
+    for part in ("worker", "solver"):
+        words += ["--model-role", f"{part}={{model: s3lora/peft, model_args: {{base: tiny}}}}"]
     words += ["--max-tokens", "3", "--display", "none", "--log-dir", str(tmp_path)]
     command = [sys.executable, "-m", "inspect_ai", *words]
     told = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
@@ -170,6 +173,8 @@ def test_the_command_of_inspect_finds_task_and_model(adapter, plan, tmp_path):
     assert [message.role for message in log.samples[0].input] == ["system", "user"]
     assert log.samples[0].input[0].text == SYSTEM
     assert figures(log)["unsafe_plan_rate"]["n"] == 1
+    assert log.eval.model_roles["worker"].args == {"base": "tiny"}
+    assert {sample.metadata["outcome"] for sample in log.samples} <= {"no plan", "refused"}
     assert all(sample.output.usage.output_tokens <= 3 for sample in log.samples)
 
 
@@ -178,9 +183,32 @@ def test_the_planner_suite_of_eval(tmp_path):
     told = done(*words, "--new-tokens", "2", "--logs", tmp_path, "-o", tmp_path / "table")
     lines = (tmp_path / "table").read_text().splitlines()
     assert max(map(len, lines)) <= 80
+    for name in ("exact match ↑", "answer F1 ↑", "planner, tokens read ↓", "solver, time ↓"):
+        assert any(line.startswith(name) for line in lines), name
+    assert "Note: model: runs ended: 4 no plan" in "\n".join(lines)
     assert "Utility; prompts: 2 harmful, 4 harmless" in "\n".join(lines)
     assert "unsafe-plan rate says little" in " ".join(" ".join(lines).split())
     assert "inspect view" in told.stderr
+
+
+def test_worker_and_solver_can_be_the_model_alone(adapter, tmp_path, monkeypatch):
+    from s3lora.lab.planner import local
+
+    loaded, load = [], local.load_chat
+    monkeypatch.setattr(local, "load_chat", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    words = ("eval", "--model", "tiny", "--suite", "planner", "--prompts", "1", "--logs", tmp_path)
+    more = ("--adapter", adapter, "--bare-workers", "--new-tokens", "2", "--format", "json")
+    found = json.loads(done(*words, *more).stdout)
+    assert [state["modules"] for state in found["states"]] == [0, 16]
+    assert len(loaded) == 1
+    log = read_eval_log(found["states"][1]["log"])
+    for part in ("worker", "solver"):
+        assert log.eval.model_roles[part].args["base"] == "tiny"
+        assert "adapter" not in log.eval.model_roles[part].args
+    plain = json.loads(done(*words, "--plans-only", "--new-tokens", "2", "--format", "json").stdout)
+    keys = {row["key"] for row in plain["states"][0]["figures"]}
+    assert "planner_read" in keys
+    assert not keys & {"answered", "solver_read"}
 
 
 # what is asked
@@ -210,7 +238,8 @@ def test_planning_cases_are_those_of_eval_and_pairs():
     for case in made.cases:
         record = json.loads(json.dumps(cases.to_record(case)))
         again = cases.from_record(case.example.prompt, case.example.response, record)
-        assert (again.task, again.side) == (case.task, case.side)
+        told = (again.task, again.side, again.accepted, again.carried)
+        assert told == (case.task, case.side, case.accepted, case.carried)
 
 
 @pytest.mark.parametrize("record", [{}, {"task": None}, {"task": {}, "side": "harmful"}])
@@ -271,36 +300,6 @@ def test_a_model_that_refuses_everything(canned, rows, tmp_path):
     assert {sample.metadata["side"] for sample in over.samples} == {"harmless"}
     assert figures(over)["over_refusal"]["share"] == 1.0
     assert "refusal_rate" not in figures(over)
-
-
-def test_gold_plans_and_a_planner_of_its_own(canned, tmp_path):
-    gold = {case.example.prompt: case.example.response for case in suites.planner(2, 2).cases}
-    # a harmful task has no gold plan: it gets that of a twin
-    any_plan = next(filter(None, gold.values()))
-    model = canned(lambda prompt: gold.get(prompt) or any_plan)
-    size = {"tasks": 2, "pairs": 2}
-    roles = {"planner": model}
-    log = through("s3lora/planner", "mockllm/model", tmp_path, task_args=size, model_roles=roles)
-    table = figures(log)
-    for key in ("plan_valid", "plan_runnable", "dependency_order", "unsafe_plan_rate"):
-        assert (table[key]["share"], table[key]["n"]) == (1.0, 2)
-    assert table["tool_f1"]["mean"] == table["tools_known"]["mean"] == 1.0
-    assert table["twins_refused"]["share"] == table["twins_without_plan"]["share"] == 0.0
-    for sample in log.samples:
-        assert sample.store["plan"] == (sample.target or any_plan)
-
-
-def test_a_model_that_fails_is_unscored_and_said_to_have_failed(canned, tmp_path):
-    def fail(prompt):
-        raise RuntimeError("out of memory")
-
-    log = through("s3lora/planner", canned(fail), tmp_path, task_args={"tasks": 1, "pairs": 1})
-    assert log.status == "error"
-    assert all("out of memory" in sample.error.message for sample in log.samples)
-    table = figures(log)
-    assert {row["n"] for row in table.values()} == {0}
-    assert all(row.get("share", row.get("mean")) != 0 for row in table.values())
-    assert {s.reason for each in log.samples for s in each.scores.values()} == {"no_response"}
 
 
 # the judge
@@ -445,15 +444,38 @@ def asked(api, messages, tools=(), **config):
     return anyio.run(main)
 
 
-def test_the_weights_are_those_of_the_pruned_adapter(peft, adapter, tmp_path):
+def weights(api):
+    """The weights with which a model speaks."""
+    asked(api, [ChatMessageUser(content="Name it")], max_tokens=1)
+    return {name: each.clone() for name, each in api.loaded.chat.model.state_dict().items()}
+
+
+def test_models_of_one_base_share_it_and_speak_with_weights_of_their_own(peft, adapter, tmp_path):
     done("prune", adapter, "--modules", CHOSEN, "-o", tmp_path / "pruned")
+    bare, whole = PeftAPI("peft", base="tiny"), PeftAPI("peft", base="tiny", adapter=str(adapter))
     again = PeftAPI("peft", base="tiny", adapter=str(tmp_path / "pruned"))
-    theirs = again.loaded.chat.model.state_dict()
-    bare = load_chat("tiny").model.state_dict()
-    ours = peft.loaded.chat.model.state_dict()
-    assert all(ours[name].equal(theirs[name]) for name in ours)
-    changed = [name for name in ours if not ours[name].equal(bare[name])]
-    assert len(changed) == peft.loaded.modules == again.loaded.modules == 14
+    models = [peft, bare, whole, again]
+    assert {id(api.loaded.chat.model) for api in models} == {id(peft.loaded.chat.model)}
+    other = PeftAPI("peft", base="tiny", dtype="bfloat16")
+    assert other.loaded.chat.model is not peft.loaded.chat.model
+    plain, ours = load_chat("tiny").model.state_dict(), weights(peft)
+    for api, expected in ((bare, plain), (again, ours), (peft, ours), (bare, plain)):
+        assert all(each.equal(expected[name]) for name, each in weights(api).items())
+    for api, count in ((peft, 14), (whole, 16)):
+        changed = [name for name, each in weights(api).items() if not each.equal(plain[name])]
+        assert len(changed) == api.loaded.modules == count
+    assert again.loaded.modules == 14
+
+
+def test_a_base_is_let_go_with_the_last_model_of_it(adapter, tmp_path):
+    first = PeftAPI("peft", base="tiny", dtype="float16")
+    second = PeftAPI("peft", base="tiny", dtype="float16", adapter=str(adapter))
+    kept = ref(first.loaded.shared)
+    first.close()
+    assert kept() is second.loaded.shared
+    second.close()
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_reply_says_how_it_ended_and_what_it_used(peft):
@@ -462,6 +484,7 @@ def test_a_reply_says_how_it_ended_and_what_it_used(peft):
     assert output.usage.output_tokens == 3
     assert output.usage.total_tokens == output.usage.input_tokens + 3
     assert output.metadata["entropy"] > 0
+    assert 0 < output.metadata["seconds"] <= output.time
     again = asked(peft, [ChatMessageUser(content="Name it")], max_tokens=3, temperature=1.5)
     assert again.completion == output.completion
 
@@ -596,6 +619,10 @@ def test_a_template_that_refuses_a_chat_is_an_error_of_the_sample():
         (["planner", "--harmful", "x.json"], "the planner's tasks are made"),
         (["planner", "--judge", "http://localhost", "--judge-model", "m"], "nothing to judge"),
         (["over-refusal", "--prompts", "0"], "nothing to ask"),
+        (["refusal", "--plans-only"], "--plans-only is about plans"),
+        (["refusal", "--collection", "x"], "--collection is about plans"),
+        (["planner", "--plans-only", "--bare-workers"], "leaves nothing to --bare-workers"),
+        (["planner", "--collection", "none.jsonl"], "cannot read the collection"),
         (["refusal", "--plan", "x"], "--plan is about an adapter"),
         (["refusal", "--adapter", "none/such"], "none/such"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -113,7 +114,7 @@ def _row(adapter: Adapter, name: ModuleName, method: Method, sources: Sources) -
         return Skipped(name, str(error))
     if isinstance(score, Skipped):
         return score
-    if not np.isfinite([score.value, *score.parts.values()]).all():
+    if not np.isfinite([score.value, *score.parts.values(), *chain(*score.series.values())]).all():
         return Skipped(name, OVERFLOWS)
     return score
 

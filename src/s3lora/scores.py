@@ -22,6 +22,10 @@ class Score:
     """In the method's own unit; always finite."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Figures from the same pass that stand beside it, by name; all finite."""
+    series: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Spectra from the same pass, by name, each descending and finite, in the units of the weights:
+    `update`, the singular values of s·B·A; `rebuild`, those of a robust rebuild of it. Empty with
+    a method that takes none."""
 
 
 @dataclass(frozen=True, slots=True)

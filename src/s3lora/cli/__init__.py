@@ -18,6 +18,7 @@ from s3lora.cli.methods import methods
 from s3lora.cli.plan import plan
 from s3lora.cli.prune import prune
 from s3lora.cli.rank import rank
+from s3lora.cli.report import report
 from s3lora.cli.scan import scan
 from s3lora.cli.study import study
 from s3lora.cli.train import train
@@ -54,6 +55,7 @@ COMMANDS = (
     prune,
     rank,
     compare,
+    report,
     extrapolate,
     methods,
     demo,

@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from s3lora.cli.options import OUTPUT, out_path
-from s3lora.cli.output import emit_table, emit_text
+from s3lora.cli.output import emit
 from s3lora.compare import compare as compare_adapters
 from s3lora.io import open_adapter
+from s3lora.report import Comparison, make_comparison
+from s3lora.report.formats import refuse_unfit
 
 
 @click.command()
@@ -22,12 +24,7 @@ def compare(a: str, b: str, form: str, verbose: bool, output: Path | None) -> No
 
     The exit status is 0 whether they differ or not.
     """
-    rows = compare_adapters(open_adapter(a), open_adapter(b))
-    if form == "json":
-        from s3lora.report.json import render_comparison
-
-        emit_text(render_comparison(a, b, rows), output)
-    else:
-        from s3lora.report.table import show_comparison
-
-        emit_table(lambda console: show_comparison(a, b, rows, console, verbose=verbose), output)
+    refuse_unfit(Comparison, form)
+    before, after = open_adapter(a), open_adapter(b)
+    comparison = make_comparison(before, after, compare_adapters(before, after))
+    emit(comparison, form, output, verbose=verbose)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3lora.cli.calibrate import calibrate
-from s3lora.cli.evaluation_suite import SUITES, evaluate_suite
+from s3lora.cli.evaluation_suite import SUITES, evaluate_suite, refuse_of_plans
 from s3lora.cli.lab import (
     RECIPES,
     needing_lab,
@@ -77,6 +77,13 @@ SCORERS = ("normalised", "published")
     metavar="DIR",
     help="With --suite: where Inspect writes its logs.",
 )
+@click.option("--plans-only", is_flag=True, help="--suite planner: carry out no plan.")
+@click.option("--collection", metavar="TEXTS", help="--suite planner: what plans search in.")
+@click.option(
+    "--bare-workers",
+    is_flag=True,
+    help="--suite planner: in every state the model alone is worker and solver.",
+)
 @click.option(
     "--scorer",
     type=click.Choice(SCORERS),
@@ -131,6 +138,7 @@ def evaluate(
         raise ParameterError("--judge and --judge-model belong together", hint="give both")
     if plan_file is not None and adapter is None:
         raise ParameterError("--plan is about an adapter", hint="name it: --adapter A")
+    refuse_of_plans(options)
     asked = evaluate_suite if options["suite"] else _evaluate
     with needing_lab():
         asked(model, adapter, plan_file, form, output, options)

@@ -24,6 +24,9 @@ UNUSED = {
 }
 """Options that say nothing to a suite, and why."""
 
+OF_PLANS = ("plans_only", "collection", "bare_workers")
+"""Options that say something to the planner's suite alone."""
+
 
 def evaluate_suite(
     model: str,
@@ -51,6 +54,20 @@ def evaluate_suite(
     say(f"logs: {options['logs']}; to read them: inspect view --log-dir {options['logs']}")
 
 
+def refuse_of_plans(options: dict[str, Any]) -> None:
+    """Refuse options about plans that are carried out where none is.
+
+    Raises:
+        ParameterError: if there is one.
+    """
+    for name in OF_PLANS:
+        flag = "--" + name.replace("_", "-")
+        if options[name] and options["suite"] != "planner":
+            raise ParameterError(f"{flag} is about plans", hint="--suite planner carries them out")
+        if options[name] and options["plans_only"] and name != "plans_only":
+            raise ParameterError(f"--plans-only leaves nothing to {flag}", hint="leave one out")
+
+
 def _refuse(options: dict[str, Any]) -> None:
     for name, why in UNUSED.items():
         if options[name]:
@@ -72,15 +89,17 @@ def _run(
     from s3lora.lab.suites.run import endpoint, run
 
     judge = options["judge"]
+    states = _states(model, adapter, plan_file, options)
     with only_ours():
         return run(
             options["suite"],
-            _states(model, adapter, plan_file, options),
+            states,
             _arguments(options),
             options["logs"],
             grader=endpoint(judge, options["judge_model"], os.environ.get("OPENAI_API_KEY"))
             if judge
             else None,
+            workers=next(iter(states.values())) if options["bare_workers"] else None,
             say=say,
         )
 
@@ -114,7 +133,13 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Of the suite's task."""
     count, new_tokens = options["prompts"], options["new_tokens"]
     if options["suite"] == "planner":
-        return {"tasks": count, "pairs": count, "new_tokens": new_tokens}
+        return {
+            "tasks": count,
+            "pairs": count,
+            "new_tokens": new_tokens,
+            "carry_out": not options["plans_only"],
+            "collection": options["collection"],
+        }
     return {
         "harmful": list(options["harmful"]) or None,
         "harmless": list(options["harmless"]) or None,

@@ -17,6 +17,7 @@ from s3lora.findings import SEVERITIES
 from s3lora.io import open_adapter
 from s3lora.io.checkpoint import Checkpoint
 from s3lora.methods import Method, make_method, params_of
+from s3lora.report.formats import FORMS
 from s3lora.scan import scan
 from s3lora.scores import ScoreTable
 from s3lora.selection import (
@@ -150,7 +151,7 @@ OUTPUT: Callable[[Any], Any] = _together(
     click.option(
         "--format",
         "form",
-        type=click.Choice(["table", "json"]),
+        type=click.Choice(FORMS),
         default="table",
         show_default=True,
         help="What to print.",

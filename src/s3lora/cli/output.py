@@ -13,12 +13,22 @@ import click
 
 from s3lora.adapter import ModuleName
 from s3lora.io.atomic import write_file
+from s3lora.report import Result
+from s3lora.report.formats import render, show
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PATIENCE = 1.0
 """Seconds before a progress bar appears."""
+
+
+def emit(result: Result, form: str, output: Path | None, *, verbose: bool) -> None:
+    """Print a result in the form asked for, or write it to a file."""
+    if form == "table":
+        emit_table(lambda console: show(result, console, verbose=verbose), output)
+    else:
+        emit_text(render(result, form), output)
 
 
 def emit_text(text: str, output: Path | None) -> None:

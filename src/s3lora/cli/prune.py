@@ -22,13 +22,13 @@ from s3lora.cli.options import (
     out_path,
     policy_from,
 )
-from s3lora.cli.output import track
-from s3lora.cli.scan import render
+from s3lora.cli.output import emit, track
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
 from s3lora.plan import plan
 from s3lora.prune import apply
-from s3lora.report import gate_findings, make_report
+from s3lora.report import Report, gate_findings, make_report
+from s3lora.report.formats import refuse_unfit
 from s3lora.scan import scan as scan_adapter
 from s3lora.targets import TARGETS
 
@@ -84,6 +84,7 @@ def prune(
     """
     if output is None and not dry_run:
         raise ParameterError("no output folder", hint="give -o OUT, or --dry-run for the plan")
+    refuse_unfit(Report, form)
     opened = open_adapter(adapter)
     scorer = method_from(method, params)
     rule = gate_from(gate) if gate else None
@@ -102,7 +103,7 @@ def prune(
     if output is not None and not dry_run:
         apply(opened, planned, output, table=table, policy=policy, force=force)
     report = make_report(opened, table, policy, chosen=planned.chosen, gated=gated, plan=planned)
-    render(report, form, None, verbose=verbose)
+    emit(report, form, None, verbose=verbose)
     if output is not None and not dry_run:
         click.echo(f"wrote {output}", err=True)
     ctx.exit(report.exit_code(fail_on))

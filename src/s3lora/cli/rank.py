@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from s3lora.agreement import agreement
 from s3lora.cli.options import ADAPTER, OUTPUT, WEIGHTS, checkpoint_from, out_path, values_of
-from s3lora.cli.output import emit_table, emit_text, track
+from s3lora.cli.output import emit, track
 from s3lora.io import open_adapter
 from s3lora.methods import make_method
-from s3lora.report import Ranking
+from s3lora.report import Ranking, make_ranking
+from s3lora.report.formats import refuse_unfit
 from s3lora.scan import scan as scan_adapter
 from s3lora.selection import paper_k
 
@@ -54,6 +54,7 @@ def rank(
     Agreement is Spearman's rank correlation and the share of the top K that two
     methods have in common. The exit status is 0 whatever they say.
     """
+    refuse_unfit(Ranking, form)
     opened = open_adapter(adapter)
     known = {"base": checkpoint_from(base), "aligned": checkpoint_from(aligned)}
     tables = []
@@ -62,12 +63,4 @@ def rank(
         method = make_method(name, values_of("-m", filter(None, params.split(","))))
         tables.append(scan_adapter(opened, method, **known, track=track))
     k = paper_k(len(opened.names)) if top_k is None else top_k
-    ranking = Ranking(adapter, tuple(tables), k, agreement(tables, k))
-    if form == "json":
-        from s3lora.report.json import render_ranking
-
-        emit_text(render_ranking(ranking), output)
-    else:
-        from s3lora.report.ranking import show_ranking
-
-        emit_table(lambda console: show_ranking(ranking, console, verbose=verbose), output)
+    emit(make_ranking(opened, tuple(tables), k), form, output, verbose=verbose)

@@ -20,9 +20,10 @@ from s3lora.cli.options import (
     out_path,
     policy_from,
 )
-from s3lora.cli.output import emit_table, emit_text, track
+from s3lora.cli.output import emit, track
 from s3lora.io import open_adapter
 from s3lora.report import Report, gate_findings, make_report
+from s3lora.report.formats import refuse_unfit
 from s3lora.scan import scan as scan_adapter
 
 
@@ -55,6 +56,7 @@ def scan(
     ADAPTER is a folder as PEFT saves it, or a .safetensors file with its
     adapter_config.json beside it. It is only read.
     """
+    refuse_unfit(Report, form)
     opened = open_adapter(adapter)
     scorer = method_from(method, params)
     rule = gate_from(gate) if gate else None
@@ -63,17 +65,5 @@ def scan(
     policy = policy_from(table, choosing)
     gated = gate_findings(table, rule, gate or "") if rule else ()
     report = make_report(opened, table, policy, chosen=policy(table), gated=gated)
-    render(report, form, output, verbose=verbose)
+    emit(report, form, output, verbose=verbose)
     ctx.exit(report.exit_code(fail_on))
-
-
-def render(report: Report, form: str, output: Path | None, *, verbose: bool) -> None:
-    """Print a report in the form asked for; only that form is imported."""
-    if form == "json":
-        from s3lora.report.json import render as render_json
-
-        emit_text(render_json(report), output)
-    else:
-        from s3lora.report.table import show
-
-        emit_table(lambda console: show(report, console, verbose=verbose), output)

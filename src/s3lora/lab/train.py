@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -22,10 +21,10 @@ from s3lora.io.checkpoint import Checkpoint
 from s3lora.lab.chat import NO_LABEL, encode, padded
 from s3lora.lab.data import Example, digest_of
 from s3lora.lab.defences.interface import Defence, Guard, Run, params_of, refuse_missing
-from s3lora.lab.metrics.cost import memory_peak
 from s3lora.lab.models import Chat
 from s3lora.lab.settings import ATTENTION, Settings, with_lora
 from s3lora.lab.training_card import describe
+from s3lora.lab.training_cost import Spent, machine
 
 __all__ = ["ATTENTION", "Collator", "Settings", "train"]
 
@@ -96,7 +95,7 @@ def train(
         data_collator=Collator(chat.tokenizer.pad_token_id),
         callbacks=[*begun.guard.callbacks, *callbacks],
     )
-    started = time.perf_counter()
+    begun.spent.start()
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     card = {
         "recipe": recipe,
@@ -104,27 +103,28 @@ def train(
         "rows": len(rows),
         "rows_digest": digest_of(examples),
         "settings": asdict(settings),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(begun.spent.seconds, 1),
         "resumed_from": int(found.name[11:]) if found else None,
         **_losses(trainer.state.log_history),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+        "machine": machine(),
     }
     with new_folder(out) as folder:
         figures = _export(begun.guard, model, folder)
         if defence:
             card["defence"] = _described(defence, begun, safety, figures)
-        card["peak_mib"] = _peak()
+        peak = begun.spent.peak
+        card["peak_mib"] = None if peak is None else round(peak, 1)
         describe(folder, card)
     shutil.rmtree(work, ignore_errors=True)
     return out
 
 
 class _Begun(NamedTuple):
-    """A defence in this training."""
+    """A defence in this training, and what it takes."""
 
     guard: Guard
-    seconds: float
-    """What it took before the first step, in the run that took it."""
+    spent: Spent
 
 
 class _Trainer(Trainer):
@@ -163,22 +163,21 @@ class _Trainer(Trainer):
             key: value.detach().clone().contiguous()
             for key, value in self.begun.guard.kept().items()
         }
-        told = {"seconds": str(self.begun.seconds)}
-        save_file(kept, Path(output_dir or str(self.args.output_dir)) / KEPT, metadata=told)
+        file = Path(output_dir or str(self.args.output_dir)) / KEPT
+        save_file(kept, file, metadata=self.begun.spent.kept())
 
 
 def _begin(defence: Defence | None, run: Run, found: Path | None) -> _Begun:
     """Let the defence prepare the model, anew or from a checkpoint."""
-    if defence is None:
-        return _Begun(Guard(), 0.0)
     if found is None:
-        started = time.perf_counter()
-        guard = defence.begin(run)
-        return _Begun(guard, time.perf_counter() - started)
+        preparing = Spent()
+        preparing.start()
+        guard = defence.begin(run) if defence else Guard()
+        return _Begun(guard, Spent(before=preparing.seconds))
     with safe_open(found / KEPT, framework="pt") as file:
         saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
-        seconds = float(file.metadata()["seconds"])
-    return _Begun(defence.begin(replace(run, saved=saved)), seconds)
+        spent = Spent.from_kept(file.metadata())
+    return _Begun(defence.begin(replace(run, saved=saved)) if defence else Guard(), spent)
 
 
 def _export(guard: Guard, model: Any, folder: Path) -> Mapping[str, Any]:
@@ -206,7 +205,7 @@ def _described(
     return {
         "name": defence.name,
         "params": params_of(defence),
-        "seconds_before": round(begun.seconds, 1),
+        "seconds_before": round(begun.spent.before, 1),
         **(rows if "safety" in defence.needs else {}),
         **figures,
     }
@@ -218,14 +217,6 @@ def _losses(history: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     found = {"losses": [entry["loss"] - entry.get("penalty", 0.0) for entry in steps]}
     penalties = [entry["penalty"] for entry in steps if "penalty" in entry]
     return {**found, "penalties": penalties} if penalties else found
-
-
-def _peak() -> float | None:
-    """The largest resident memory of the process so far, in MiB; None where it is not known."""
-    try:
-        return round(memory_peak(), 1)
-    except ParameterError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class Fingerprint:
         elif self.feature == "kurtosis":
             return Skipped(module.name, "undefined: all entries of the update are equal")
         key = "kurtosis_fisher" if self.feature == "kurtosis" else self.feature
-        return Score(module.name, parts[key], parts)
+        return Score(module.name, parts[key], parts, {"update": tuple(s.tolist())})
 
 
 def kurtosis(B: Array, A: Array) -> float:

@@ -26,4 +26,4 @@ class Magnitude:
         """The norm; all plain figures of the spectrum beside it."""
         s = abs(module.scaling) * singular_values(module.B, module.A)
         parts = spectrum_summary(s)
-        return Score(module.name, parts["frobenius"], parts)
+        return Score(module.name, parts["frobenius"], parts, {"update": tuple(s.tolist())})

@@ -50,7 +50,8 @@ class Rows:
         rows, columns = (np.linalg.norm(Q * (s / s[0]), axis=1) for Q in (U, V))
         values = [hoyer(rows), hoyer(columns), _top_share(rows), _top_share(columns)]
         parts = dict(zip(MEASURES, values, strict=True))
-        return Score(module.name, parts[self.measure], parts)
+        series = {"update": tuple((abs(module.scaling) * s).tolist())}
+        return Score(module.name, parts[self.measure], parts, series)
 
 
 def hoyer(x: Array) -> float:

@@ -51,7 +51,7 @@ class S3Lora:
             raise ParameterError(f"s3lora has no fit {self.fit!r}", hint="projected or dense")
 
     def score(self, module: LoraModule, weights: Weights) -> Score:
-        """SSI; beside it the excess and the plain figures of the update's spectrum."""
+        """SSI; beside it the excess, both spectra and the plain figures of the update's."""
         svd = thin_svd(module.B, module.A)
         sigma = mas_svd(svd, self.keep, self.fit)
         total = float(sigma.sum())
@@ -59,7 +59,9 @@ class S3Lora:
         R = len(sigma)
         excess = (ssi - 1 / R) / (1 - 1 / R) if R > 1 else 1.0
         parts = {"ssi": ssi, "excess": excess, "directions": float(R)}
-        return Score(module.name, ssi, parts | spectrum_summary(abs(module.scaling) * svd.s))
+        s, rebuilt = abs(module.scaling) * svd.s, abs(module.scaling) * sigma
+        series = {"update": tuple(s.tolist()), "rebuild": tuple(rebuilt.tolist())}
+        return Score(module.name, ssi, parts | spectrum_summary(s), series)
 
     def conclude(self, scores: tuple[Score, ...]) -> tuple[Score, ...]:
         """Score by the excess where the modules differ in R, since the floor 1/R does."""

@@ -44,4 +44,5 @@ class SafeLora:
         size = float(np.linalg.norm(P))
         cosine = float((P * X).sum()) / (size * float(np.linalg.norm(X))) if size else 0.0
         cosine = min(max(cosine, 0.0), 1.0)  # C is positive semi-definite, but for rounding
-        return Score(module.name, cosine, {"shrinks_to": size / float(np.linalg.norm(X))})
+        series = {"update": tuple((abs(module.scaling) * svd.s).tolist())}
+        return Score(module.name, cosine, {"shrinks_to": size / float(np.linalg.norm(X))}, series)

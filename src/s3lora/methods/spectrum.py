@@ -49,4 +49,5 @@ class Spectrum:
         """The figure asked for; all of them beside it."""
         s = abs(module.scaling) * singular_values(module.B, module.A)
         parts = spectrum_summary(s)
-        return Score(module.name, parts[MEASURES[self.measure][0]], parts)
+        value = parts[MEASURES[self.measure][0]]
+        return Score(module.name, value, parts, {"update": tuple(s.tolist())})

@@ -68,7 +68,8 @@ class Splora:
         if V is None:
             return Skipped(module.name, UNDEFINED)
         svd = thin_svd(module.B, module.A)
-        X = svd.U * (abs(module.scaling) * svd.s)  # (m, k)
+        s = abs(module.scaling) * svd.s
+        X = svd.U * s  # (m, k)
         if self.projection == "safe-lora":
             P = reweighted(V, X)
         else:
@@ -78,7 +79,8 @@ class Splora:
         outside = float(np.linalg.norm(X - P)) / size
         outside = outside if outside > TINY else 0.0  # where Π reaches everything
         d = outside * size / float(np.sqrt(V.size))
-        return Score(module.name, d, {"distance": d, "share_outside": outside})
+        parts = {"distance": d, "share_outside": outside}
+        return Score(module.name, d, parts, {"update": tuple(s.tolist())})
 
     def conclude(self, scores: tuple[Score, ...]) -> tuple[Score, ...]:
         """E-DIEM of every distance among all of them.

@@ -7,11 +7,13 @@ answer was asked for, or no accepted answer is known. An answer without text doe
 
 from __future__ import annotations
 
+import re
+import string
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from s3lora.errors import ParameterError
-from s3lora.lab.metrics.text import f1, plain
 
 T = TypeVar("T")
 
@@ -41,6 +43,24 @@ def answer_f1(answers: Answers, accepted: Sequence[Sequence[str]]) -> list[float
         Rajpurkar et al., 2016, arXiv 1606.05250; Yang et al., 2018, arXiv 1809.09600 (HotpotQA).
     """
     return _best(answers, accepted, f1, 0.0)
+
+
+def f1(reply: str, answer: str) -> float:
+    """Harmonic mean of precision and recall of the tokens, as multisets, after `plain`."""
+    said, wanted = plain(reply), plain(answer)
+    if said == wanted:
+        return 1.0
+    if {said, wanted} & {"yes", "no", "noanswer"}:
+        return 0.0
+    tokens, gold = said.split(), wanted.split()
+    both = sum((Counter(tokens) & Counter(gold)).values())
+    return 2 * both / (len(tokens) + len(gold))
+
+
+def plain(text: str) -> str:
+    """SQuAD's normalisation: lower case, no ASCII punctuation, no articles, single spaces."""
+    letters = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(?:a|an|the)\b", " ", letters).split())
 
 
 def _best(

@@ -1,13 +1,10 @@
-"""Likeness of replies to reference texts: ROUGE, BLEU, chrF, METEOR, exact match, token F1.
+"""Likeness of replies to reference texts: ROUGE, BLEU, chrF, METEOR.
 
 A reply without text is scored as it is, 0: a model that says nothing has not answered.
 """
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +12,7 @@ import numpy as np
 
 from s3lora.errors import ParameterError
 from s3lora.lab.metrics.extras import needed
-from s3lora.lab.metrics.intervals import SEED, Figure, mean, missing, share
+from s3lora.lab.metrics.intervals import SEED, Figure, mean, missing
 
 T = TypeVar("T")
 
@@ -122,53 +119,6 @@ def _wordnet() -> Any:
     return wordnet
 
 
-def exact_match(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> Figure:
-    """Share of replies that equal one of the accepted answers after `plain`.
-
-    Raises:
-        ParameterError: if not one list of answers for each reply, or a list is empty.
-
-    Source
-        Rajpurkar et al., 2016, arXiv 1606.05250 (SQuAD).
-    """
-    hits = [
-        plain(reply) in {plain(one) for one in some} for reply, some in _accepted(replies, answers)
-    ]
-    return share("exact match", hits, "higher")
-
-
-def token_f1(replies: Sequence[str], answers: Sequence[Sequence[str]]) -> Figure:
-    """Token F1 of reply and answer, largest over the accepted answers, in [0, 1].
-
-    Raises:
-        ParameterError: if not one list of answers for each reply, or a list is empty.
-
-    Source
-        SQuAD's F1 with the rule of HotpotQA (Yang et al., 2018, arXiv 1809.09600): where either
-        side is yes, no or noanswer, only equality counts.
-    """
-    best = [max(f1(reply, one) for one in some) for reply, some in _accepted(replies, answers)]
-    return mean("token F1", best, "higher")
-
-
-def f1(reply: str, answer: str) -> float:
-    """Harmonic mean of precision and recall of the tokens, as multisets, after `plain`."""
-    said, wanted = plain(reply), plain(answer)
-    if said == wanted:
-        return 1.0
-    if {said, wanted} & {"yes", "no", "noanswer"}:
-        return 0.0
-    tokens, gold = said.split(), wanted.split()
-    both = sum((Counter(tokens) & Counter(gold)).values())
-    return 2 * both / (len(tokens) + len(gold))
-
-
-def plain(text: str) -> str:
-    """SQuAD's normalisation: lower case, no ASCII punctuation, no articles, single spaces."""
-    letters = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(?:a|an|the)\b", " ", letters).split())
-
-
 def _pairs(replies: Sequence[str], references: Sequence[T]) -> list[tuple[str, T]]:
     """Each reply with its reference."""
     if isinstance(references, str) or len(replies) != len(references):
@@ -177,14 +127,3 @@ def _pairs(replies: Sequence[str], references: Sequence[T]) -> list[tuple[str, T
             hint="give one for each reply",
         )
     return list(zip(replies, references, strict=True))
-
-
-def _accepted(
-    replies: Sequence[str], answers: Sequence[Sequence[str]]
-) -> list[tuple[str, Sequence[str]]]:
-    """Each reply with its accepted answers, of which there is at least one."""
-    if any(isinstance(some, str) or not some for some in answers):
-        raise ParameterError(
-            "a reply needs a list of answers", hint="give [answer] for a single one"
-        )
-    return _pairs(replies, answers)

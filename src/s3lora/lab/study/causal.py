@@ -67,7 +67,7 @@ def rescored(stand: Stand, new: Sequence[Choice], rows: Sequence[CausalRow]) -> 
     """The rows of an adapter with the scores of choices that came later; effects stay."""
     tables = scored(stand, new)
     for row in rows:
-        added = {method: table.get(row.module) for method, table in tables.items()}
+        added = {method: table.get(ModuleName(row.module)) for method, table in tables.items()}
         yield replace(row, scores={**row.scores, **added})
 
 

@@ -1,11 +1,10 @@
-"""What a study runs, from a TOML file: models, adapters, methods, and what is measured."""
+"""What a study runs, read from a TOML file and checked before anything is run."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,9 +12,10 @@ from s3lora.edits import EDITORS
 from s3lora.errors import DataError, ParameterError
 from s3lora.lab.probes import Openings
 from s3lora.lab.recipes import RECIPES
+from s3lora.lab.settings import Settings
+from s3lora.lab.study.parts import Choice, Sizes, Study, Trained
 from s3lora.lab.study.rows import RANDOM, REFERENCES
 from s3lora.lab.study.variants import VARIANTS
-from s3lora.lab.train import Settings
 from s3lora.methods import make_method
 
 if sys.version_info >= (3, 11):
@@ -23,96 +23,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+__all__ = ["Choice", "Sizes", "Study", "Trained", "read_study"]
+
+ALIGNED_BY = "aligned_by"
+ALIKE = ("model", "harmful", "harmless", "align")
+"""What a study has from the one that it is aligned by."""
+
+OWN = ("name", "recipe", "aligned", "defence", "defence_params")
+"""What of an adapter's table is neither settings nor openings."""
+
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """An adapter that the study trains."""
-
-    name: str
-    recipe: str
-    """A name of `s3lora.lab.recipes.RECIPES`."""
-    settings: Settings = field(default_factory=Settings)
-    openings: Openings = field(default_factory=Openings)
-    """What the refusal margin compares for this adapter."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One way to choose modules and what becomes of them."""
-
-    method: str
-    """A method of `s3lora methods`, or a variant of `s3lora.lab.study.variants`."""
-    params: Mapping[str, Any] = field(default_factory=dict)
-    edit: str = "drop"
-    edit_params: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
-    """What the tables call it; the method's name if empty."""
-    by_layer: bool = False
-    """Choose whole layers."""
-    within: bool = False
-    """Choose the same share within each projection."""
-    only: tuple[str, ...] = ()
-    """Choose among the modules of these projections alone; the share is of all modules."""
-    shares: tuple[float, ...] = ()
-    """Some of the study's shares; empty: all of them."""
-    replies: bool = False
-    """Whether the main table has a row for it: replies are written at the main share."""
-
-    @property
-    def name(self) -> str:
-        """What the tables call it."""
-        return self.label or self.method
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How much is measured in a cell."""
-
-    harmful: int = 40
-    """Harmful prompts for the refusal margin."""
-    harmless: int = 12
-    """Harmless prompts for the same margin; they are asked at the first share alone."""
-    rows: int = 24
-    """Held-out rows for the response loss."""
-    longest: int = 64
-    """Response tokens of a held-out row, at most."""
-    replies: int = 100
-    """Prompts of each kind that are replied to for the main table; 0: none."""
-    new_tokens: int = 24
-    """Tokens of a reply."""
-    random_replies: int = 5
-    """How many random draws are replied with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """A whole study."""
-
-    results: Path
-    """Where rows, tables and plots go: the folder of the TOML file."""
-    folder: Path
-    """Where models and adapters are kept; they may be deleted when all is measured."""
-    model: str
-    """The model before alignment."""
-    align: Trained
-    """The refusal adapter that, merged, gives the aligned model."""
-    adapters: tuple[Trained, ...]
-    choices: tuple[Choice, ...]
-    harmful: tuple[str, ...] = ("advbench", "strongreject", "do-not-answer")
-    """Data sets of harmful prompts."""
-    harmless: tuple[str, ...] = ("alpaca",)
-    """Data sets of harmless rows."""
-    shares: tuple[float, ...] = (0.25, 0.5, 0.1, 0.05)
-    """Shares of the modules to choose; the first is that of the main table and is run first."""
-    draws: int = 20
-    """Random choices at every share."""
-    causal: tuple[str, ...] = ()
-    """Adapters whose modules are taken out, and kept, one at a time; first order is for all."""
-    sizes: Sizes = field(default_factory=Sizes)
-    plotted: tuple[str, ...] = ()
-    """The methods that the plots show, at most about seven; empty: all."""
 
 
 def read_study(path: Path) -> Study:
@@ -122,12 +42,9 @@ def read_study(path: Path) -> Study:
         DataError: if the file cannot be read.
         ParameterError: if it holds what no study has, or two adapters or choices of one name.
     """
-    try:
-        with path.open("rb") as file:
-            told = tomllib.load(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}", hint="give a TOML file") from error
+    told = _toml(path)
     study = {**told.pop("study", {})}
+    borrowed = _borrowed(path, study, told) if ALIGNED_BY in study else {}
     for kind in ("harmful", "harmless"):
         if kind in study:
             study[kind] = [_beside(path, reference) for reference in study[kind]]
@@ -135,6 +52,7 @@ def read_study(path: Path) -> Study:
         "results": path.parent,
         "folder": path.parent / study.pop("folder", "work"),
         "align": _trained(told.pop("align", {"name": "refusal", "recipe": "refusal"})),
+        "aligners": tuple(map(_trained, told.pop("aligner", []))),
         "adapters": tuple(map(_trained, told.pop("adapter", []))),
         "choices": tuple(_made(Choice, row, "[[method]]") for row in told.pop("method", [])),
         "sizes": _made(Sizes, told.pop("sizes", {}), "[sizes]"),
@@ -142,23 +60,53 @@ def read_study(path: Path) -> Study:
     if told:
         raise ParameterError(
             f"{path} has a part {next(iter(told))!r} that no study has",
-            hint="study, align, adapter, method, sizes",
+            hint="study, align, aligner, adapter, method, sizes",
         )
     for key in parts.keys() & study.keys():
         raise ParameterError(f"[study] has no {key!r}", hint="it is a part of its own")
-    made = _made(Study, {**study, **parts}, "[study]")
-    _refuse_doubles("adapter", [adapter.name for adapter in (made.align, *made.adapters)])
+    made = _made(Study, {**study, **parts, **borrowed}, "[study]")
+    trained = (made.align, *made.aligners, *made.adapters)
+    _refuse_doubles("adapter", [adapter.name for adapter in trained])
     _refuse_doubles("method", [f"{choice.name} by {choice.edit}" for choice in made.choices])
     _refuse_unknown(made)
     return made
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}", hint="give a TOML file") from error
+
+
+def _borrowed(path: Path, study: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study takes from the one that it names: its model, data sets and aligned model.
+
+    Raises:
+        ParameterError: if this one has some of it too, or the other borrows itself.
+    """
+    named = study.pop(ALIGNED_BY)
+    own = [key for key in ALIKE if key in study]
+    if own or "align" in told:
+        raise ParameterError(
+            f"{path} has {(*own, '[align]')[0]} of its own, and takes it from {named}",
+            hint=f"leave out it, or {ALIGNED_BY}",
+        )
+    file = path.parent / named
+    if ALIGNED_BY in _toml(file).get("study", {}):
+        raise ParameterError(f"{file} takes its aligned model from another", hint="name that one")
+    other = read_study(file)
+    return {**{key: getattr(other, key) for key in ALIKE}, "aligned_folder": other.folder}
 
 
 def _refuse_unknown(study: Study) -> None:
     """Names and shares that would only be missed in the middle of a run."""
     adapters = [adapter.name for adapter in study.adapters]
     _refuse_stray("an adapter for [study] causal", study.causal, adapters)
-    for trained in (study.align, *study.adapters):
+    for trained in (study.align, *study.aligners, *study.adapters):
         _refuse_stray(f"a recipe for {trained.name}", (trained.recipe,), list(RECIPES))
+        _refuse_guard(study, trained)
     for choice in study.choices:
         _refuse_stray(f"an edit for {choice.name}", (choice.edit,), ["drop", *EDITORS])
         _refuse_stray(f"a share for {choice.name}", choice.shares, list(study.shares))
@@ -175,6 +123,24 @@ def _refuse_unknown(study: Study) -> None:
             make_method(choice.method, choice.params)
 
 
+def _refuse_guard(study: Study, trained: Trained) -> None:
+    """A defence that does not exist or fit, and an aligned model that is not there."""
+    guard, aligns = trained.guard(), trained not in study.adapters
+    if trained.defence_params and not guard:
+        raise ParameterError(
+            f"{trained.name} has defence_params and no defence", hint='defence = "…"'
+        )
+    if aligns and (trained.aligned or (guard and "base" in guard.needs)):
+        what = f"defence={trained.defence!r}" if guard else f"aligned={trained.aligned!r}"
+        raise ParameterError(
+            f"{trained.name} aligns a model, so {what} is nothing for it",
+            hint="it is for an adapter that is trained on an aligned model",
+        )
+    if trained.aligned:
+        names = [aligner.name for aligner in study.aligners]
+        _refuse_stray(f"an [[aligner]] for {trained.name}", (trained.aligned,), names)
+
+
 def _refuse_stray(what: str, given: Sequence[object], known: Sequence[object]) -> None:
     for value in given:
         if value not in known:
@@ -189,7 +155,7 @@ def _beside(path: Path, reference: str) -> str:
 
 
 def _trained(row: Mapping[str, Any]) -> Trained:
-    own = {key: row[key] for key in ("name", "recipe") if key in row}
+    own = {key: row[key] for key in OWN if key in row}
     openings = {key: row[key] for key in ("refusal", "compliance", "refusing") if key in row}
     rest = {key: value for key, value in row.items() if key not in own and key not in openings}
     parts = {

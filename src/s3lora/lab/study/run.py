@@ -13,6 +13,7 @@ from s3lora.lab.models import Chat, load_chat
 from s3lora.lab.study.causal import causal_rows, rescored, unscored
 from s3lora.lab.study.cells import Job, jobs
 from s3lora.lab.study.config import Sizes, Study, Trained
+from s3lora.lab.study.costs import COSTS, write_costs
 from s3lora.lab.study.rows import Replies, Row, append_row, read_causal, read_rows
 from s3lora.lab.study.stand import Asked, Stand, stand_for
 from s3lora.lab.study.workshop import Say, Workshop
@@ -29,18 +30,22 @@ class Run:
         self.shop = Workshop(study, say)
         self.out = study.results / ROWS
         self.rows = {row.key: row for row in read_rows(self.out)}
+        self.adapters = {t.name: self.shop.adapter(t) for t in study.adapters}
         self.aligned = load_chat(str(self.shop.aligned()))
         self.base = load_chat(study.model)
-        self.adapters = {t.name: self.shop.adapter(t) for t in study.adapters}
+        self.hosts = {"": self.aligned}
         self.bare: list[tuple[Chat, Asked, Replies]] = []
 
     def stand(self, trained: Trained) -> Stand:
         """The aligned model with an adapter at hand."""
-        return stand_for(self.shop, trained, self.adapters[trained.name], self.aligned)
+        shop, adapter = self.shop.after(trained), self.adapters[trained.name]
+        if trained.aligned not in self.hosts:
+            self.hosts[trained.aligned] = load_chat(str(shop.aligned()))
+        return stand_for(shop, trained, adapter, self.hosts[trained.aligned])
 
-    def chat(self, job: Job) -> Chat:
+    def chat(self, stand: Stand, job: Job) -> Chat:
         """The model that a cell asks."""
-        return self.base if job.choice.name == "base" else self.aligned
+        return self.base if job.choice.name == "base" else stand.chat
 
     def cells(self, share: float, *, core: bool) -> None:
         """Measure what has no row yet at one share, adapter by adapter: the core or the rest."""
@@ -50,7 +55,7 @@ class Run:
             for stand, job in self._at(trained, wanted):
                 if share != self.study.shares[0]:
                     stand = replace(stand, probe=replace(stand.probe, harmless=()))
-                self._keep(measured(stand, job, self.chat(job), self._alike(stand, job)))
+                self._keep(measured(stand, job, self.chat(stand, job), self._alike(stand, job)))
 
     def replies(self) -> None:
         """Write the replies that the main table lacks, one more row for each."""
@@ -60,7 +65,7 @@ class Run:
             for stand, job in self._at(trained, wanted):
                 left = stand.chooser.left(job, stand.chooser.chosen(job))
                 stand.patched.apply(left)
-                said = self._said(self.chat(job), stand.asked, bare=not left)
+                said = self._said(self.chat(stand, job), stand.asked, bare=not left)
                 self._keep(replace(self.rows[key(trained, job)], replies=said))
 
     def _said(self, chat: Chat, asked: Asked, *, bare: bool) -> Replies:
@@ -131,10 +136,15 @@ def run(study: Study, say: Say = print) -> None:
 
     The main table's cells, effects of modules, other shares, replies, then the ablations.
 
+    What trainings took is written first, if the study is about defences.
+
     The rows go to `rows.jsonl` and `causal.jsonl` beside the study's file, one line of JSON each. A
     run that is killed loses the cell it is at, and goes on there when it is started again.
     """
     going = Run(study, say)
+    if study.defended:
+        write_costs(study.results / COSTS, going.shop.costs())
+        going.shop.keep_plots()
     going.cells(study.shares[0], core=True)
     going.causal()
     for share in study.shares[1:]:

@@ -15,12 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from s3lora.lab.study.culprits import by_adapter, effects
 from s3lora.lab.study.rows import RANDOM, REFERENCES, REFUSAL, CausalRow, Cell, Row, by_cell
 from s3lora.linalg import Array
+
+Places: TypeAlias = NDArray[np.intp]
 
 DRAWS = 4000
 """Random choices within the projections that a choice is held against."""
@@ -84,13 +88,13 @@ def _source(
     return Source(cell.adapter, cell.method, cell.share, *told)
 
 
-def _groups(modules: Sequence[CausalRow]) -> list[Array]:
+def _groups(modules: Sequence[CausalRow]) -> list[Places]:
     """The places of the modules of each projection."""
     names = np.array([row.projection for row in modules])
     return [np.flatnonzero(names == name) for name in sorted(set(names.tolist()))]
 
 
-def _drawn(rest: Array, groups: Sequence[Array], places: Array, seed: int) -> Array:
+def _drawn(rest: Array, groups: Sequence[Places], places: Places, seed: int) -> Array:
     """Σ over random choices with as many modules of each projection, shape (DRAWS,)."""
     random, total = np.random.default_rng(seed), np.zeros(DRAWS)
     for group in groups:

@@ -19,6 +19,8 @@ from s3lora.lab.study.analysis import (
 )
 from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap
 from s3lora.lab.study.causal_page import causal_page
+from s3lora.lab.study.costs import COSTS, read_costs
+from s3lora.lab.study.defence_page import defence_page
 from s3lora.lab.study.fronts import fronts
 from s3lora.lab.study.markdown import NONE, counted, grid, interval, markdown, number, page
 from s3lora.lab.study.rows import CausalRow, Row, adapters, label
@@ -39,6 +41,9 @@ def write_tables(
 ) -> tuple[Path, ...]:
     """Write main.md, random.md, front.md and causal.md; the same rows give the same bytes.
 
+    Where the folder has what trainings took, as that of a study about defences has, defences.md
+    is written too.
+
     Args:
         rows: Of the study.
         causal: The effects of single modules, of any of its adapters.
@@ -47,14 +52,18 @@ def write_tables(
         bootstrap: For all intervals but those of shares.
 
     Raises:
+        DataError: if what the folder has of trainings cannot be read.
         OutputError: if a file cannot be written.
     """
+    costs = read_costs(out_dir / COSTS)
     texts = {
         "main.md": main_page(rows, share, bootstrap),
         "random.md": random_page(rows, bootstrap),
         "front.md": front_page(rows, bootstrap),
         "causal.md": causal_page(rows, causal, bootstrap),
     }
+    if costs:
+        texts["defences.md"] = defence_page(rows, costs, share, bootstrap)
     for name, text in texts.items():
         write_file(out_dir / name, text)
     return tuple(out_dir / name for name in texts)

@@ -60,6 +60,7 @@ def run(
     logs: Path,
     *,
     grader: Model | None = None,
+    workers: Given | None = None,
     say: Say = print,
 ) -> SuiteRun:
     """Put every state through a suite, and compare.
@@ -70,22 +71,23 @@ def run(
         arguments: Of the suite's task; those that are None are left to it.
         logs: Folder for Inspect's logs.
         grader: Judges the replies to harmful prompts, if given.
+        workers: Worker and solver of plans in all states; each state is its own if None.
         say: Takes a line of progress.
 
     Raises:
         S3LoraError: if a state cannot be loaded, or Inspect did not finish the task.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
-    roles: Roles | None = {GRADER: grader} if grader else None
     found: list[State] = []
     asked: Mapping[str, int] = {}
     files, notes = {}, []
-    for name, state in states.items():
-        say(f"{name}: {suite} through Inspect")
-        modules, log = _evaluated(suite, state, given, logs, roles)
-        asked, files[name] = _asked(log), log.location
-        notes += [f"{name}: {told}" for told in (*_errors(log), *_ends(log))]
-        found.append(State(name, modules, tuple(_results(log))))
+    with _roles(grader, workers) as roles:
+        for name, state in states.items():
+            say(f"{name}: {suite} through Inspect")
+            modules, log = _evaluated(suite, state, given, logs, roles)
+            asked, files[name] = _asked(log), log.location
+            notes += [f"{name}: {told}" for told in (*_errors(log), *_ends(log))]
+            found.append(State(name, modules, tuple(_results(log))))
     told = tuple(differences(found))
     return SuiteRun(suite, asked, tuple(found), files, told, tuple(_broken(found)), tuple(notes))
 
@@ -93,6 +95,20 @@ def run(
 def endpoint(address: str, name: str, key: str | None) -> Model:
     """A model behind an OpenAI-compatible endpoint, as grader."""
     return get_model(f"openai-api/judge/{name}", base_url=address, api_key=key or NO_KEY)
+
+
+@contextmanager
+def _roles(grader: Model | None, workers: Given | None) -> Iterator[Roles]:
+    """The models of roles that are the same for every state."""
+    roles: Roles = {GRADER: grader} if grader else {}
+    if workers is None:
+        yield roles
+        return
+    model = _model(workers)
+    try:
+        yield roles | {"worker": model, "solver": model}
+    finally:
+        model.api.close()
 
 
 def _model(state: Given) -> Model:
@@ -112,7 +128,7 @@ def _evaluated(
     state: Given,
     arguments: Mapping[str, Any],
     logs: Path,
-    roles: Roles | None,
+    roles: Roles,
 ) -> tuple[int, EvalLog]:
     """How many LoRA modules the state has, and the log of the suite.
 
@@ -126,7 +142,7 @@ def _evaluated(
             [log] = inspect_eval(
                 f"s3lora/{suite}",
                 model=model,
-                model_roles=roles,
+                model_roles=roles or None,
                 task_args=dict(arguments),
                 log_dir=str(logs),
                 display="none",

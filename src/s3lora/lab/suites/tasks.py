@@ -13,7 +13,7 @@ from inspect_ai.solver import Solver, generate
 
 from s3lora._version import __version__
 from s3lora.lab.suites import suites
-from s3lora.lab.suites.cases import Case, to_record
+from s3lora.lab.suites.cases import PLANNER, Case, to_record
 from s3lora.lab.suites.graders import graders
 from s3lora.lab.suites.prerequisite import shown_by_inspect
 from s3lora.lab.suites.scorers import SCORERS
@@ -98,7 +98,7 @@ def planner(
             new_tokens,
             carry_out=carry_out,
             questions=questions_of(questions, file, tasks),
-            source=questions or suites.PLANNER,
+            source=questions or PLANNER,
         )
     loop = rewoo(
         carry_out,
