@@ -42,7 +42,7 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# numpy, safetensors, ml_dtypes, threadpoolctl, click and rich: nothing else.
+# The core and no more: numpy, safetensors, ml_dtypes, threadpoolctl, click, rich and jinja2.
 .venv/.core: pyproject.toml | .venv/bin/python
 	$(PIP) install -e .
 	touch $@

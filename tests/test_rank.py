@@ -150,7 +150,17 @@ def test_two_entries_of_one_method_stay_apart(adapter):
 
 def test_the_json_says_what_the_scans_say(adapter):
     document = ranked(adapter, "-m", "s3lora", "-m", "magnitude", "--top-k", 5)
-    assert document.keys() == {"schema", "adapter", "methods", "modules", "k", "agreement"}
+    assert document.keys() == {
+        "schema",
+        "kind",
+        "tool",
+        "adapter",
+        "source",
+        "methods",
+        "modules",
+        "k",
+        "agreement",
+    }
     assert (document["schema"], document["k"], document["adapter"]) == (1, 5, str(adapter))
     assert sorted(row["module"] for row in document["modules"]) == sorted(MANY)
     tables = [scan(open_adapter(adapter), name) for name in ("s3lora", "magnitude")]

@@ -13,7 +13,6 @@ from s3lora.adapter import Adapter, LoraModule, ModuleName, natural_key
 from s3lora.errors import UnsupportedError
 from s3lora.linalg import difference_values, singular_values
 
-
 STATUSES = ("same", "changed", "only in A", "only in B", "not comparable")
 
 

@@ -34,7 +34,7 @@ class UnsupportedError(S3LoraError):
 
 
 class DataError(S3LoraError):
-    """A model, a data set or a package that the lab needs is missing, broken or not as pinned."""
+    """What is read beside adapters is missing, broken or not as pinned: a model, rows, a result."""
 
 
 class ParameterError(S3LoraError):

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from s3lora._version import __version__
+from s3lora.cli.check import check
 from s3lora.cli.compare import compare
 from s3lora.cli.demo import demo
 from s3lora.cli.eval import evaluate
@@ -16,6 +17,7 @@ from s3lora.cli.gate import gate
 from s3lora.cli.lab import lab
 from s3lora.cli.methods import methods
 from s3lora.cli.plan import plan
+from s3lora.cli.plot import plot
 from s3lora.cli.prune import prune
 from s3lora.cli.rank import rank
 from s3lora.cli.report import report
@@ -56,6 +58,8 @@ COMMANDS = (
     rank,
     compare,
     report,
+    plot,
+    check,
     extrapolate,
     methods,
     demo,

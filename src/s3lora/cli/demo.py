@@ -30,14 +30,16 @@ def demo(output: Path) -> None:
     """
     if output.exists() or output.is_symlink():
         raise OutputError(f"{output} exists already", hint="give another folder with -o")
-    pruned, report = output / "pruned", output / "scan.json"
+    pruned, report, page = output / "pruned", output / "scan.json", output / "scan.html"
     with as_file(files("s3lora") / "example" / "adapter") as example:
         _run(scan, [str(example)])
         _run(scan, [str(example), "--format", "json", "-o", str(report)])
+        _run(scan, [str(example), "--format", "html", "-o", str(page)])
         _run(prune, [str(example), "-o", str(pruned)])
         _run(compare, [str(example), str(pruned)])
         click.echo(f"\nThe example adapter:  {example}")
     click.echo(f"The scan as JSON:     {report}")
+    click.echo(f"The same as a page:   {page}  (open it in a browser)")
     click.echo(f"The pruned adapter:   {pruned}")
     click.echo(f"What was done to it:  {pruned / 's3lora.json'}")
 

