@@ -17,7 +17,6 @@ from s3lora.errors import ParameterError
 from s3lora.report import make_comparison, make_ranking
 from s3lora.report.json import render as render_json
 from s3lora.report.plot import FIGURES, render
-from s3lora.report.plot_style import COLOURS, DARK, GREY, STYLE
 from s3lora.report.plot_values import agreements, spectra_of, values_of
 from s3lora.selection import TopK
 
@@ -162,13 +161,6 @@ def test_without_matplotlib_the_extra_is_named(results, monkeypatch):
     with pytest.raises(ParameterError, match="plots need matplotlib") as caught:
         render(results["scan"], "heat", "svg")
     assert "s3lora[plot]" in caught.value.hint
-
-
-def test_the_lab_draws_in_the_same_style():
-    from s3lora.lab import drawing
-
-    assert drawing.STYLE == STYLE
-    assert (drawing.COLOURS, drawing.GREY, drawing.DARK) == (COLOURS, GREY, DARK)
 
 
 def test_the_command_offers_what_there_is():

@@ -38,9 +38,8 @@ def missing(what: str) -> None:
 
 @pytest.fixture(scope="module")
 def browser():
-    found = (
-        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if found is None:
         missing("chromium")
     try:

@@ -1,7 +1,6 @@
-"""How all plots of the lab look, and what they share: panels, colours, legend, SVG.
+"""What the plots of the lab share: panels, a look for each line, one legend, SVG.
 
-Colours are those of Okabe and Ito, which people who cannot tell red from green can tell apart; a
-line is known by its marker as well.
+A line is known by its marker as well as by its colour.
 """
 
 from __future__ import annotations
@@ -12,25 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from s3lora.lab.metrics.extras import needed
+from s3lora.report.plot_style import COLOURS
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPXh*<>p"
-GREY, DARK = "#BBBBBB", "#333333"
-STYLE = {
-    "svg.hashsalt": "s3lora",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": DARK,
-    "axes.axisbelow": True,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-}
 COLUMNS = 3
 
 _T = TypeVar("_T")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from s3lora.io.atomic import write_file
-from s3lora.lab.drawing import STYLE, add_legend, looks_of, panels_of, svg_of, with_axes
+from s3lora.lab.drawing import add_legend, looks_of, panels_of, svg_of, with_axes
 from s3lora.lab.metrics.extras import needed
+from s3lora.report.plot_style import STYLE
 
 TITLES = {"ssi": "SSI", "plain_ssi": "plain σ₁/Σσ"}
 

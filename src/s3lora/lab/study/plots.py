@@ -12,18 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from s3lora.io.atomic import write_file
-from s3lora.lab.drawing import (
-    COLOURS,
-    COLUMNS,
-    DARK,
-    GREY,
-    STYLE,
-    add_legend,
-    looks_of,
-    panels_of,
-    svg_of,
-    with_axes,
-)
+from s3lora.lab.drawing import COLUMNS, add_legend, looks_of, panels_of, svg_of, with_axes
 from s3lora.lab.metrics.extras import needed
 from s3lora.lab.study import rows as study
 from s3lora.lab.study.analysis import Standing, Versus, pooled
@@ -31,6 +20,7 @@ from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap
 from s3lora.lab.study.culprits import ALL, Correlation, by_adapter, culprits
 from s3lora.lab.study.rows import LOSS, RANDOM, REFUSAL, CausalRow, How, Row, adapters, label
 from s3lora.linalg import Array
+from s3lora.report.plot_style import COLOURS, DARK, GREY, STYLE
 
 _T = TypeVar("_T")
 
