@@ -18,7 +18,7 @@ from s3lora.lab.evaluation_asking import Answers
 from s3lora.lab.metrics.intervals import Figure
 from s3lora.lab.probes import Openings
 from s3lora.lab.recipes import Pools
-from s3lora.manifest import tool
+from s3lora.report import tool
 
 if TYPE_CHECKING:
     from s3lora.lab.suites.run import SuiteRun

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s3lora.adapter import Adapter
-from s3lora.manifest import tool
+from s3lora.report import tool
 from s3lora.report.escape import printable
 from s3lora.report.lines import Lines
 from s3lora.scores import ScoreTable

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from s3lora.lab.planner.records import record_of
 from s3lora.lab.planner.trace import Part, Trace
-from s3lora.manifest import tool
+from s3lora.report import tool
 from s3lora.report.lines import Lines
 
 LIBRARIES = ("torch", "transformers", "bm25s", "openai", "numpy")
