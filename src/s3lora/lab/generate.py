@@ -83,7 +83,8 @@ def _head(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with; each has at least one more."""
     if not prompts:
         return 0
-    first, last = min(prompts), max(prompts)
+    ordered = [tuple(prompt) for prompt in prompts]
+    first, last = min(ordered), max(ordered)
     longest = min(map(len, prompts)) - 1
     return next((at for at in range(longest) if first[at] != last[at]), longest)
 
