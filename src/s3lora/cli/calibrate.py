@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s3lora.cli.options import out_path
+from s3lora.cli.options import TABLE_OR_JSON, out_path
 from s3lora.cli.output import emit_text
 from s3lora.errors import ParameterError
 
@@ -34,14 +34,7 @@ HEAD = "Agreement with people; each figure with its n and its 95 % interval."
     help="normalised, published, or MODULE:FUNCTION that takes a reply.",
 )
 @click.option("--on-topic", is_flag=True, help="Leave out replies that answer another question.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="What to print.",
-)
+@TABLE_OR_JSON
 @out_path("Write the result to this file instead of stdout.")
 @click.argument("labels", nargs=-1, required=True)
 def calibrate(

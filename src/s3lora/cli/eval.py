@@ -19,7 +19,7 @@ from s3lora.cli.lab import (
     references,
     say,
 )
-from s3lora.cli.options import WEIGHTS, checkpoint_from, out_path
+from s3lora.cli.options import TABLE_OR_JSON, WEIGHTS, checkpoint_from, out_path
 from s3lora.cli.output import emit_table, emit_text
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
@@ -94,14 +94,7 @@ SCORERS = ("normalised", "published")
 @click.option("--judge", metavar="URL", help="An OpenAI-compatible endpoint; key: OPENAI_API_KEY.")
 @click.option("--judge-model", metavar="NAME", help="The name that the endpoint knows it by.")
 @click.option("--cost", is_flag=True, help="Size, latency unmerged and merged, peak memory too.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="What to print.",
-)
+@TABLE_OR_JSON
 @out_path("Write the result to this file instead of stdout.")
 @click.option(
     "--save-replies",

@@ -160,6 +160,16 @@ OUTPUT: Callable[[Any], Any] = _together(
 )
 
 
+TABLE_OR_JSON = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="What to print.",
+)
+
+
 def checkpoint_from(folder: Path | None) -> Checkpoint | None:
     """The checkpoint that --base or --aligned names."""
     return None if folder is None else Checkpoint(folder)

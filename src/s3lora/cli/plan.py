@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3lora.cli.lab import MODEL, needing_lab, only_ours
-from s3lora.cli.options import WEIGHTS, checkpoint_from, out_path, values_of
+from s3lora.cli.options import TABLE_OR_JSON, WEIGHTS, checkpoint_from, out_path, values_of
 from s3lora.cli.output import emit_table, emit_text
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
@@ -67,14 +67,7 @@ ROLE_HELP = "KEY is model, adapter, plan or endpoint; may be repeated."
 @click.option("--new-tokens", default=256, show_default=True, metavar="N", help="Longest plan.")
 @WEIGHTS
 @click.option("--with", "safe", type=click.Path(), metavar="SAFE", help="As the plan's merge asks.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="What to print.",
-)
+@TABLE_OR_JSON
 @out_path("Write the trace to this file instead of stdout.")
 @needing_lab()
 def plan(
