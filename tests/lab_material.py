@@ -19,10 +19,14 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 from s3lora.lab.data import Example, split
 from s3lora.lab.models import Chat, build, load_chat
 from s3lora.lab.packages import Distribution
 from s3lora.lab.recipes import SEED, Pools
+from s3lora.lab.study import workshop
+from s3lora.lab.study.training import Training, WhileStarterLives
 
 
 def made_rows(kind: str, count: int, *, answered: bool, seed: int = 0) -> list[Example]:
@@ -121,3 +125,15 @@ def served(root: Path) -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def trained_here() -> Iterator[None]:
+    """Studies train in this process: a new one for each adapter takes longer than the adapter."""
+
+    def train_here(training: Training) -> None:
+        training.run(WhileStarterLives())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workshop, "train_apart", train_here)
+        yield

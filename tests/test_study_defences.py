@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lab_material import made_rows, tiny, tiny_folder, write_jsonl
+from lab_material import made_rows, tiny, tiny_folder, trained_here, write_jsonl
 from s3lora.errors import DataError, ParameterError
 from s3lora.lab.defences.lox import Lox
-from s3lora.lab.models import load_chat
-from s3lora.lab.recipes import rows_for
 from s3lora.lab.settings import Settings
 from s3lora.lab.study import workshop
 from s3lora.lab.study.bootstrap import Bootstrap
@@ -26,7 +24,6 @@ from s3lora.lab.study.rows import REFUSAL, Replies, Row, read_rows
 from s3lora.lab.study.run import Run, run
 from s3lora.lab.study.tables import write_tables
 from s3lora.lab.study.training import Training, WhileStarterLives, train_apart
-from s3lora.lab.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -183,7 +180,8 @@ def done(tmp_path_factory) -> Study:
     """The whole study, run once."""
     study = read_study(write_studies(tmp_path_factory.mktemp("defences")))
     said: list[str] = []
-    run(study, said.append)
+    with trained_here():
+        run(study, said.append)
     started = [line for line in said if line.startswith("training ")]
     assert started == [
         "training refusal: refusal, 3 steps",
@@ -227,16 +225,17 @@ def test_cards_name_model_and_defence(done):
 
 
 def test_a_training_apart_is_the_training_here(done, tmp_path):
-    trained = done.adapters[0]
-    shop = workshop.Workshop(done, lambda line: None)
-    rows = rows_for("harmless", shop.pools, 6, trained.settings.seed)
-    train(load_chat(str(shop.aligned())), rows, tmp_path / "here", trained.settings)
-    here, apart = (
-        load_file(folder / "adapter_model.safetensors")
-        for folder in (tmp_path / "here", done.folder / "adapters/plain")
+    trained = done.adapters[1]
+    apart = replace(done, folder=tmp_path, adapters=(trained,))
+    workshop.Workshop(apart, lambda line: None).adapter(trained)
+    there, here = (
+        load_file(folder / "adapters/salora/adapter_model.safetensors")
+        for folder in (tmp_path, done.folder)
     )
-    assert here.keys() == apart.keys()
-    assert max(float(np.abs(here[key] - apart[key]).max()) for key in here) < 1e-6
+    assert there.keys() == here.keys()
+    assert max(float(np.abs(there[key] - here[key]).max()) for key in there) < 1e-6
+    card = json.loads((tmp_path / "adapters/salora/training.json").read_text())
+    assert 0 < card["peak_mib"] < 4096, "of its own process"
 
 
 def test_costs_are_those_of_the_cards(done):

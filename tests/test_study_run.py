@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from lab_material import made_rows, tiny, tiny_folder, write_jsonl
+from lab_material import made_rows, tiny, tiny_folder, trained_here, write_jsonl
 from s3lora import prune, scan
 from s3lora.adapter import Adapter, LoraModule, natural_key
 from s3lora.edits import Flatten, Merge, Project, Scale, Truncate
@@ -260,7 +260,8 @@ def study(tmp_path_factory) -> Study:
 def done(study) -> Study:
     """A whole study, run once."""
     said: list[str] = []
-    run(study, said.append)
+    with trained_here():
+        run(study, said.append)
     assert any(line.startswith("training plain") for line in said)
     return study
 
