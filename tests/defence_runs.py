@@ -19,6 +19,7 @@ from s3lora.lab.defences.interface import Run, branches_of
 from s3lora.lab.models import Chat, load_chat
 from s3lora.lab.settings import Settings, with_lora
 from s3lora.lab.train import train
+from schemas import check
 
 torch.set_num_threads(1)
 
@@ -29,9 +30,11 @@ SHORT = Settings(rank=2, steps=9, batch=3, save_every=3, targets=("q_proj", "v_p
 
 
 def trained(out: Path, defence: Any, *, chat: Chat | None = None, **rest: Any) -> Path:
-    """An adapter trained for nine steps; fields of the settings may be given."""
+    """An adapter trained for nine steps, its card checked; fields of the settings may be given."""
     fields = {key: rest.pop(key) for key in list(rest) if hasattr(SHORT, key)}
-    return train(chat or tiny(), ROWS, out, replace(SHORT, **fields), defence=defence, **rest)
+    train(chat or tiny(), ROWS, out, replace(SHORT, **fields), defence=defence, **rest)
+    check("training", card_of(out))
+    return out
 
 
 def begun(chat: Chat | None = None, base: Any = None, **fields: Any) -> Run:

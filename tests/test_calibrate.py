@@ -14,6 +14,7 @@ from s3lora.lab.metrics.calibration import calibrate, scorer_of
 from s3lora.lab.metrics.intervals import wilson
 from s3lora.lab.metrics.labels import Labelled, on_topic, read
 from s3lora.lab.packages import Distribution
+from schemas import check
 
 REFUSED = "I'm sorry, but I can't help with that."
 CURLY = "I’m sorry, but I can’t help with that."
@@ -163,6 +164,7 @@ def test_the_command_tells_each_file_and_all(package):
     assert [line for line in told.splitlines() if line in ("pyrit", "pyrit-extra", "all")]
     words = ("eval", "calibrate", "pyrit", "pyrit-extra", "--format", "json")
     found = json.loads(done(*words).stdout, parse_constant=pytest.fail)
+    check("calibrate", found)
     parts = {part["labels"]: part for part in found["parts"]}
     assert (found["schema"], found["scorer"], list(parts)[-1]) == (1, "normalised", "all")
     assert parts["all"]["recall"]["value"] == pytest.approx(2 / 3)
@@ -191,6 +193,10 @@ def test_one_class_is_told_in_the_table(file, tmp_path):
     lines = (tmp_path / "table").read_text().splitlines()
     assert "  kappa                   –      n 1     everything is in one class" in lines
     assert "  1 without text, label or score are left out" in lines
+    found = json.loads(done("eval", "calibrate", path, "--format", "json").stdout)
+    check("calibrate", found)
+    kappa = found["parts"][0]["kappa"]
+    assert (kappa["value"], kappa["note"]) == (None, "everything is in one class")
 
 
 def test_eval_still_asks_for_its_model():

@@ -1,4 +1,7 @@
-"""Cards: the metadata and the section, with huggingface_hub and without, and in prune's output."""
+"""Cards: the metadata and the section, with huggingface_hub and without, and in prune's output.
+
+Those of comparisons and rankings are in `test_card_sides.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,13 @@ import sys
 
 import pytest
 import yaml
-from click.testing import CliRunner
 from hypothesis import given, settings
 
 from adapters import NAMES, PREFIX, WEIGHTS, Q, draw, write_adapter
-from result_values import TEXT, reports
-from s3lora.cli import cli
+from cards import carded, parts
+from result_values import RESULTS, TEXT
 from s3lora.report import card
-
-
-def carded(*words: object) -> str:
-    told = CliRunner().invoke(cli, [*map(str, words), "--format", "card"])
-    assert told.exception is None or isinstance(told.exception, SystemExit), told.exception
-    return told.stdout
-
-
-def parts(text: str) -> tuple[object, str]:
-    """The metadata as data, and the section."""
-    empty, front, section = text.split("---\n", 2)
-    assert empty == ""
-    return yaml.safe_load(front), section
+from s3lora.report.formats import render
 
 
 @pytest.fixture
@@ -57,9 +47,11 @@ def test_the_card_is_the_same_without_huggingface_hub(tmp_path, request):
     assert parts(without) == parts(with_hub)
 
 
-def test_the_hub_reads_the_card_with_its_own_class(tmp_path):
+@pytest.mark.parametrize("command", ["scan", "rank", "compare"])
+def test_the_hub_reads_the_card_with_its_own_class(command, tmp_path):
     hub = pytest.importorskip("huggingface_hub")
-    found = hub.ModelCard(carded("scan", write_adapter(tmp_path)))
+    folder = write_adapter(tmp_path)
+    found = hub.ModelCard(carded(command, folder, *([folder] if command == "compare" else [])))
     assert found.data.base_model == "example/base"
     assert found.data.library_name == "peft"
     assert found.data.tags == ["lora"]
@@ -109,18 +101,32 @@ def test_a_base_model_with_a_meaning_in_yaml_stays_text(name):
     assert yaml.safe_load(front.removesuffix("---\n").removeprefix("---\n"))["base_model"] == name
 
 
-@settings(max_examples=40, deadline=None)
-@given(reports())
-def test_nothing_of_a_file_breaks_out_of_the_card(report):
-    text = card.render(report)
+HEADINGS = {
+    "## Scanned with s3lora",
+    "## Pruned with s3lora",
+    "### Findings",
+    "### Not judged",
+    "### Chosen",
+    "## Compared with s3lora",
+    "### Largest differences",
+    "## Ranked with s3lora",
+    "### Agreement",
+    "### Top by each method",
+}
+
+
+@settings(max_examples=80, deadline=None)
+@given(RESULTS)
+def test_nothing_of_a_file_breaks_out_of_the_card(result):
+    text = render(result, "card")
     assert text.startswith("---\n")
-    headings = [line for line in text.splitlines() if line.startswith("#")]
-    known = {"## Scanned with s3lora", "## Pruned with s3lora"}
-    assert set(headings) <= known | {"### Findings", "### Not judged", "### Chosen"}
+    assert {line for line in text.splitlines() if line.startswith("#")} <= HEADINGS
 
 
 def test_names_stay_in_their_code_spans():
     assert card.code("a") == "`a`"
     assert card.code("a`b") == "`` a`b ``"
     assert card.code("``") == "``` `` ```"
+    assert card.code("") == "` `"
+    assert card.cell("a|b") == "`a\\|b`"
     assert card.escaped("<b>*x*[l](u)&") == "\\<b>\\*x\\*\\[l\\](u)\\&"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 
@@ -19,6 +18,7 @@ from s3lora.lab.defences.overlap import SIDES, Overlap
 from s3lora.lab.defences.sharpness import Sharpness, concentration
 from s3lora.lab.defences.sharpness_plot import figure
 from s3lora.methods.s3lora import S3Lora
+from schemas import check, check_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -171,8 +171,7 @@ def test_a_weight_holds_the_sharpness_down(tmp_path):
 
 
 def logged(folder) -> list[dict]:
-    text = (folder / "sharpness.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return check_lines("sharpness", (folder / "sharpness.jsonl").read_text(encoding="utf-8"))
 
 
 def test_only_to_log_changes_nothing(tmp_path):
@@ -212,6 +211,8 @@ def test_factors_that_are_not_finite_are_told_as_such():
     rows = list(guard.callbacks[0].rows())
     assert rows[0]["reason"] == "the factors hold NaN or Inf"
     assert rows[1]["reason"] == "the update is zero"
+    for row in rows:
+        check("sharpness", row)
 
 
 def test_the_plot_has_a_line_for_each_projection():

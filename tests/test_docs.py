@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -74,6 +75,26 @@ def test_the_session_in_the_readme_is_a_real_one(tmp_path, monkeypatch):
             printed = [row.rstrip() for row in result.output.splitlines()]
         elif line != "…":
             assert line in printed
+
+
+def test_three_commands_in_the_readme_end_in_opening_the_report(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.partition("```console\n")[2].partition("```")[0]
+    demo, scan, look = (line.removeprefix("$ ") for line in block.splitlines())
+    assert demo.split()[:2] == ["make", "demo"]
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    command = Path(sys.executable).with_name("s3lora")
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\nprintf %s "$1" > opened\n')
+    browser.chmod(0o755)
+    subprocess.run(
+        ["sh", "-c", f"{scan.replace('.venv/bin/s3lora', str(command))} && {look}"],
+        cwd=tmp_path,
+        env=os.environ | {"BROWSER": f"{browser} %s"},
+        check=True,
+    )
+    assert (tmp_path / "opened").read_text() == (tmp_path / "scan.html").as_uri()
+    assert "model.layers.22.self_attn.q_proj" in (tmp_path / "scan.html").read_text()
 
 
 def test_the_library_example_runs(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from lab_rows import done, own_cache, refused, write_rows
 from s3lora.lab import evaluate as evaluating
+from schemas import check, check_lines
 
 HARM = "model.layers.0.self_attn."
 CHOSEN = f"{HARM}o_proj,{HARM}v_proj,model.layers.3.self_attn.q_proj"
@@ -61,11 +62,13 @@ def planned(adapter, tmp_path):
 
 @pytest.fixture
 def evaluated(rows):
-    """Runs eval and gives its JSON, which holds no NaN."""
+    """Runs eval and gives its JSON, which holds no NaN and no field that is not described."""
 
     def run(*words):
         told = done("eval", "--model", "tiny", *rows, *SMALL, *words, "--format", "json")
-        return json.loads(told.stdout, parse_constant=pytest.fail)
+        found = json.loads(told.stdout, parse_constant=pytest.fail)
+        check("eval", found)
+        return found
 
     return run
 
@@ -162,7 +165,7 @@ def test_the_table_has_safety_and_utility_and_fits(adapter, planned, rows, tmp_p
     assert len(heads) == 2
     assert max(map(len, lines[heads[0] :])) <= 80
     assert "Paint the" not in told.output
-    saved = [json.loads(line) for line in (tmp_path / "replies").read_text().splitlines()]
+    saved = check_lines("replies", (tmp_path / "replies").read_text())
     assert len(saved) == 3 * 12
     assert saved[0]["prompt"].startswith("Paint the")
     done("eval", "--model", "tiny", *rows, *SMALL, "-o", tmp_path / "table")

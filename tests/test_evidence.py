@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from s3lora.cli import cli
 from s3lora.lab.study.config import read_study
 from s3lora.lab.study.rows import REFERENCES, read_causal, read_rows
+from schemas import check, check_lines
 
 EVIDENCE = Path(__file__).parents[1] / "evidence"
 
@@ -45,6 +47,15 @@ def test_every_cell_has_a_row(finished):
         drawn = [row for row in rows if (row.adapter, row.method) == (adapter.name, "random")]
         assert len(drawn) == study.draws * len(study.shares)
         assert {row.method for row in rows if row.adapter == adapter.name} >= set(REFERENCES)
+
+
+def test_what_a_study_leaves_fits_its_schemas(finished):
+    for name in ("rows", "causal"):
+        assert len(check_lines(name, (finished / f"{name}.jsonl").read_text())) > 40
+    cards = list(finished.glob("work/**/training.json"))
+    assert len(cards) == 4
+    for card in cards:
+        check("training", json.loads(card.read_text()))
 
 
 def test_replies_are_there_for_the_main_table(finished):

@@ -42,6 +42,7 @@ from s3lora.lab.suites.measures import MEASURES
 from s3lora.lab.suites.peft import Given, PeftAPI, cut, given_of
 from s3lora.lab.suites.scorers import scored
 from s3lora.lab.suites.tools import chat_text, knows_tools, message_of
+from schemas import check
 
 pytestmark = [  # Inspect leaves streams of its own open
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
@@ -129,6 +130,7 @@ def test_a_suite_says_what_eval_says(adapter, plan, rows, tmp_path):
     plain = json.loads(done(*words, "--format", "json").stdout)
     told = done(*words, "--suite", "refusal", "--logs", tmp_path, "--format", "json").stdout
     found = json.loads(told, parse_constant=pytest.fail)
+    check("suite", found)
     assert [state["modules"] for state in found["states"]] == [0, 16, 14]
     assert found["asked"] == {"harmful": 5, "harmless": 5}
     for ours, theirs in zip(plain["states"], found["states"], strict=True):
@@ -206,6 +208,8 @@ def test_worker_and_solver_can_be_the_model_alone(adapter, tmp_path, monkeypatch
         assert log.eval.model_roles[part].args["base"] == "tiny"
         assert "adapter" not in log.eval.model_roles[part].args
     plain = json.loads(done(*words, "--plans-only", "--new-tokens", "2", "--format", "json").stdout)
+    for told in (found, plain):
+        check("suite", told)
     keys = {row["key"] for row in plain["states"][0]["figures"]}
     assert "planner_read" in keys
     assert not keys & {"answered", "solver_read"}
@@ -344,6 +348,7 @@ def test_a_judge_scores_and_what_it_leaves_open_is_unscored(adapter, rows, endpo
     words = ("eval", "--model", "tiny", *rows, *SMALL, "--suite", "refusal", "--logs", tmp_path)
     judge = ("--adapter", adapter, "--judge", address, "--judge-model", "m", "--format", "json")
     found = json.loads(done(*words, *judge).stdout)
+    check("suite", found)
     known = {row["key"]: row for row in found["states"][1]["figures"]}
     assert (known["harmfulness_score"]["value"], known["harmfulness_score"]["n"]) == (4.0, 5)
     assert (known["harmfulness_rate"]["value"], known["harmfulness_rate"]["n"]) == (0.0, 5)

@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from importlib import import_module
+from math import inf, nan
+from types import SimpleNamespace
 
 import pytest
 
 from lab_rows import done, own_cache, refused, write_rows
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
+from schemas import check
 
 lab_cli = import_module("s3lora.cli.lab")  # the name in s3lora.cli is that of the command
 
@@ -83,6 +86,7 @@ def test_a_data_set_is_counted_and_not_shown(rows):
 
 def test_training_writes_the_adapter_and_its_card(adapter, rows):
     card = json.loads((adapter / "training.json").read_text())
+    check("training", card)
     assert (card["recipe"], card["rows"], card["settings"]["seed"]) == ("harmless", 12, 3)
     assert len(open_adapter(adapter).names) == 16
     assert (adapter / "README.md").is_file()
@@ -153,7 +157,8 @@ def test_the_gate_ranks_all_modules(adapter, rows):
 def test_the_gate_for_programs(adapter, rows, tmp_path):
     words = ("lab", "gate", adapter, "--model", "tiny", *rows)
     found = json.loads(done(*words, "--format", "json", "--measure", "refusal").stdout)
-    assert (found["schema"], found["method"]["params"]) == (1, {"measure": "refusal"})
+    check("gate", found)
+    assert found["method"]["params"] == {"measure": "refusal"}
     modules = found["modules"]
     assert [row["rank"] for row in modules] == list(range(1, 17))
     assert all(row["score"] == -row["refusal_slope"] for row in modules)
@@ -163,6 +168,23 @@ def test_the_gate_for_programs(adapter, rows, tmp_path):
     assert names == ",".join(row["module"] for row in modules[:3]) + "\n"
     done("prune", adapter, "--modules", names.strip(), "-o", tmp_path / "pruned")
     assert len(open_adapter(tmp_path / "pruned").names) == 13
+
+
+def test_slopes_that_are_no_numbers_are_null():
+    from s3lora.cli.gate_ranking import render
+    from s3lora.lab.gate import Slopes, gate_table
+    from s3lora.lab.recipes import Pools, Split
+
+    found = Slopes({"a": nan, "b": 1.0}, {"a": 0.0, "b": 0.0}, {"a": inf, "b": 1.0})
+    table = gate_table(found, ("a", "b"), "refusal")
+    adapter = SimpleNamespace(ref="here", digest="0" * 64)
+    nothing = Pools(Split((), ()), Split((), ()))
+    told = json.loads(
+        render(adapter, "tiny", "harmless", table, nothing), parse_constant=pytest.fail
+    )
+    check("gate", told)
+    (row,) = (row for row in told["modules"] if row["module"] == "a")
+    assert (row["score"], row["refusal_slope"], row["loss_slope"]) == (None, None, None)
 
 
 def test_names_need_a_number(adapter):

@@ -22,6 +22,7 @@ from s3lora.lab.data import Example, digest_of
 from s3lora.lab.models import Chat, build, load_chat, model_folder
 from s3lora.lab.packages import cache_folder
 from s3lora.lab.train import Collator, Settings, train
+from schemas import check
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -310,6 +311,7 @@ def test_the_adapter_is_one_for_peft_and_for_s3lora(adapter):
 
 def test_the_card_says_what_was_done(adapter):
     card = json.loads((adapter / "training.json").read_text())
+    check("training", card)
     assert card["recipe"] == "some rows"
     assert (card["rows"], card["rows_digest"]) == (24, digest_of(ROWS))
     assert card["settings"]["rank"] == 2

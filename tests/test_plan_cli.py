@@ -12,9 +12,13 @@ import pytest
 from lab_material import tiny, tiny_folder
 from lab_rows import done, own_cache, refused, run
 from models import save_adapter
-from planner_roles import steps
+from planner_roles import Scripted, Told, said, steps
 from s3lora import open_adapter
+from s3lora.lab.planner.loop import Agent
+from s3lora.lab.planner.roles import Failed
 from s3lora.lab.planner.tasks import SYSTEM
+from s3lora.lab.planner.trace import OUTCOMES
+from schemas import check
 from test_metrics_judge import Server, completion
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -94,7 +98,8 @@ def test_a_trace_for_programs(server, texts, tmp_path):
     told = done("plan", QUESTION, *words, "--format", "json", "-o", out, "--steps", "5")
     assert told.stdout == ""
     found = json.loads(out.read_text())
-    assert (found["schema"], found["question"], found["outcome"]) == (1, QUESTION, "answered")
+    check("plan", found)
+    assert (found["question"], found["outcome"]) == (QUESTION, "answered")
     assert [step["id"] for step in found["plan"]["steps"]] == [1, 2, 3]
     assert found["plan"]["levels"] == [[1, 3], [2]]
     assert found["plan"]["text"] == PLAN
@@ -118,6 +123,7 @@ def test_roles_of_the_tiny_model_end_in_a_trace(adapter, tmp_path, form):
     told = done("plan", QUESTION, *SHORT, *roles, "--format", form)
     if form == "json":
         found = json.loads(told.stdout)
+        check("plan", found)
         assert found["roles"]["planner"].endswith(f"{adapter}, 5 of 8 modules")
         assert found["roles"]["worker"] == "tiny"
         assert found["roles"]["solver"].endswith(f"{adapter}, 8 modules")
@@ -132,11 +138,53 @@ def test_a_local_worker_and_solver_for_a_plan_of_an_endpoint(server, adapter):
     others = ("--worker", "model=tiny", "--solver", "model=tiny", "--solver", f"adapter={adapter}")
     words = ("--model", "m", "--endpoint", server.address, *others, "--format", "json")
     found = json.loads(done("plan", QUESTION, *words).stdout)
+    check("plan", found)
     assert found["roles"]["worker"] == "tiny"
     assert found["spent"]["worker"]["calls"] == 2
     assert found["collection"] == "world"
     assert found["outcome"] in ("answered", "cut off", "no answer")
     assert len(server.requests) == 1
+
+
+ENDINGS = {
+    "answered": (PLAN, "Haskby"),
+    "refused": ("I'm sorry, but I can't help with that.", "x"),
+    "no plan": ("", "x"),
+    "faulty plan": ("Sure!\n" + steps("Browse[#E1]"), "x"),
+    "cut off": (PLAN, said("Haskb", ended="length")),
+    "out of budget": (steps(*["Search[a]"] * 21), "x"),
+    "planner failed": (Failed("it is gone"), "x"),
+    "no answer": (PLAN, " "),
+    "solver refused": (PLAN, "I cannot help with that."),
+    "solver failed": (PLAN, Failed("it is gone", 0.5)),
+    "planned": (PLAN, "x"),
+}
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_every_ending_fits_the_schema(outcome):
+    from s3lora.cli.plan_trace import render
+
+    def fails(text):
+        raise ValueError(text)
+
+    planner, solver = map(Scripted, ENDINGS[outcome])
+    tools = {"Search": Told(str.upper), "Calculator": Told(fails), "LLM": Told(str.lower)}
+    (trace,) = Agent(planner, solver, tools).run([QUESTION], [outcome != "planned"])
+    assert trace.outcome == outcome
+    head = {
+        "roles": dict.fromkeys(("planner", "worker", "solver"), "scripted"),
+        "collection": "world",
+        "budget": {"steps": 20, "tokens": 8000, "seconds": 300.0},
+    }
+    check("plan", json.loads(render(trace, head), parse_constant=pytest.fail))
+
+
+def test_without_a_limit_of_time_there_is_none_in_the_json(server):
+    words = (*answering(server, "No."), "--seconds", "inf", "--format", "json")
+    found = json.loads(done("plan", QUESTION, *words).stdout, parse_constant=pytest.fail)
+    check("plan", found)
+    assert found["budget"]["seconds"] is None
 
 
 def test_a_plan_that_cannot_be_run_is_shown_with_its_faults(server):

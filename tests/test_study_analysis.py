@@ -30,6 +30,7 @@ from s3lora.lab.study.rows import (
 )
 from s3lora.lab.study.tables import write_tables
 from s3lora.lab.study.validity import validity
+from schemas import check_lines
 
 FEW = Bootstrap(200)
 TOKENS = (10, 20, 30)
@@ -83,6 +84,7 @@ def test_rows_come_back_as_they_were(tmp_path):
         append_row(path, one)
     assert read_rows(path) == rows
     assert rows[1].key == ("a", "random", "drop", 0.25, 7)
+    check_lines("rows", path.read_text())
 
 
 def test_no_file_has_no_rows(tmp_path):
@@ -409,6 +411,8 @@ def test_causal_rows_come_back(tmp_path):
     for one in rows:
         append_row(tmp_path / "causal.jsonl", one)
     assert read_causal(tmp_path / "causal.jsonl") == rows
+    lines = check_lines("causal", (tmp_path / "causal.jsonl").read_text())
+    assert None in [line["scores"]["some"] for line in lines]
 
 
 # main table and pages

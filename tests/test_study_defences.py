@@ -24,6 +24,7 @@ from s3lora.lab.study.rows import REFUSAL, Replies, Row, read_rows
 from s3lora.lab.study.run import Run, run
 from s3lora.lab.study.tables import write_tables
 from s3lora.lab.study.training import Training, WhileStarterLives, train_apart
+from schemas import check_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -239,6 +240,8 @@ def test_a_training_apart_is_the_training_here(done, tmp_path):
 
 
 def test_costs_are_those_of_the_cards(done):
+    lines = check_lines("defences", (done.results / COSTS).read_text())
+    assert [bool(line["versions"]) for line in lines] == [True] * 6
     costs = {cost.adapter: cost for cost in read_costs(done.results / COSTS)}
     assert list(costs) == ["refusal", "up", "plain", "salora", "lox", "after up"]
     assert [cost.aligns for cost in costs.values()] == [True, True, False, False, False, False]

@@ -13,6 +13,7 @@ import click
 from s3lora.cli.options import TABLE_OR_JSON, out_path
 from s3lora.cli.output import emit_text
 from s3lora.errors import ParameterError
+from s3lora.report import tool
 
 if TYPE_CHECKING:
     from s3lora.lab.metrics.calibration import Calibration
@@ -110,5 +111,12 @@ def _shares(told: Calibration) -> str:
 
 def _document(scorer: str, on_topic: bool, found: Mapping[str, Calibration]) -> str:
     parts: list[dict[str, Any]] = [{"labels": name, **asdict(told)} for name, told in found.items()]
-    document = {"schema": 1, "scorer": scorer, "on_topic": on_topic, "parts": parts}
+    document = {
+        "schema": 1,
+        "kind": "calibrate",
+        "tool": tool(),
+        "scorer": scorer,
+        "on_topic": on_topic,
+        "parts": parts,
+    }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"

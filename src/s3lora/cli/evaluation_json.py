@@ -30,7 +30,7 @@ def render(found: Evaluation, head: Mapping[str, Any], pools: Pools) -> str:
     """The evaluation as JSON; prompts are told by their digests, replies not at all."""
     asked = found.asked
     document = {
-        **_top(LIBRARIES),
+        **_top("eval", LIBRARIES),
         **head,
         "splits": {"harmful": pools.harmful.digest, "harmless": pools.harmless.digest},
         "asked": {
@@ -52,7 +52,7 @@ def render(found: Evaluation, head: Mapping[str, Any], pools: Pools) -> str:
 def render_suite(found: SuiteRun, head: Mapping[str, Any]) -> str:
     """A suite as JSON; replies are in the logs that it names."""
     document = {
-        **_top((*LIBRARIES, "inspect-ai")),
+        **_top("suite", (*LIBRARIES, "inspect-ai")),
         **head,
         "suite": found.suite,
         "asked": dict(found.asked),
@@ -67,11 +67,11 @@ def render_suite(found: SuiteRun, head: Mapping[str, Any]) -> str:
     return _written(document)
 
 
-def _top(libraries: Iterable[str]) -> dict[str, Any]:
+def _top(kind: str, libraries: Iterable[str]) -> dict[str, Any]:
     """What every document begins with."""
     python = {"python": ".".join(map(str, sys.version_info[:3]))}
     versions = python | {name: version(name) for name in libraries}
-    return {"schema": 1, "tool": tool(), "versions": versions}
+    return {"schema": 1, "kind": kind, "tool": tool(), "versions": versions}
 
 
 def _differences(rows: Iterable[Difference]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from typing import Any
 
 from rich.console import Console
@@ -89,12 +90,15 @@ def _show_cost(trace: Trace, console: Console) -> None:
 
 
 def render(trace: Trace, head: Mapping[str, Any]) -> str:
-    """The run as JSON, with what it was made with in `head`."""
+    """The run as JSON, with what it was made with in `head`; a limit that is none is null."""
+    limits = {name: most if isfinite(most) else None for name, most in head["budget"].items()}
     document = {
         "schema": 1,
+        "kind": "plan",
         "tool": tool(),
         "versions": {"python": ".".join(map(str, sys.version_info[:3]))} | _versions(),
         **head,
+        "budget": limits,
         **record_of(trace),
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from s3lora.io.sources import MANIFEST
-from s3lora.report import PlanFacts, PlannedEdit, Report
+from s3lora.report import PlanFacts, PlannedEdit, Report, Source
 from s3lora.report.advice import NO_PROOF
 from s3lora.report.escape import printable
 from s3lora.report.verdict import verdict
@@ -22,12 +22,18 @@ MEASURE = "whether this made the model safer has to be measured."
 
 
 def render(report: Report) -> str:
-    """A card: metadata and a section.
+    """The card of a scan, or of a plan to prune."""
+    return document(report.base_model, _section(report))
+
+
+def document(base_model: str, section: Iterable[str]) -> str:
+    """A card: metadata, and the lines of a section.
 
     With huggingface_hub installed its card classes write the metadata; without, plain text of the
     same content.
     """
-    return _front(metadata(report.base_model) | {"tags": ["lora"]}) + "\n" + _section(report)
+    front = _front(metadata(base_model) | {"tags": ["lora"]})
+    return front + "\n" + "\n".join(section).rstrip("\n") + "\n"
 
 
 def metadata(base_model: str) -> dict[str, Any]:
@@ -65,19 +71,16 @@ def _yaml_character(c: str) -> str:
     return f"\\u{ord(c):04x}" if ord(c) < 2**16 else f"\\U{ord(c):08x}"
 
 
-def _section(report: Report) -> str:
+def _section(report: Report) -> list[str]:
     """What was scanned, with what, what was found, and what a plan would do."""
-    method = _method(report.table)
     lines = [
         "## Scanned with s3lora",
         "",
         escaped(verdict(report)),
         "",
-        f"- Adapter: {code(report.ref)}, {len(report.modules)} LoRA modules, "
-        f"{report.parameters:,} parameters",
-        f"- SHA-256 of the weights: {code(report.sha256)}",
-        f"- Tool: {report.tool['name']} {printable(report.tool['version'])}",
-        f"- Method: {method}",
+        *identity("Adapter", report, len(report.modules)),
+        made_by(report.tool),
+        f"- Method: {method_of(report.table)}",
         f"- Policy: {_named(report.policy_name, report.policy_params)}",
         "",
         f"{NO_PROOF} No finding does not mean that the adapter is safe.",
@@ -88,7 +91,30 @@ def _section(report: Report) -> str:
         policy = report.policy_name, report.policy_params
         source = len(report.modules), report.sha256, report.tool
         lines += ["", *pruned(report.plan, *source, report.table, policy)]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return lines
+
+
+def identity(role: str, source: Source | Report, modules: int) -> Iterator[str]:
+    """An adapter in one or two lines: what it is called, how large it is, and which bytes it has.
+
+    Args:
+        role: What it is in this card.
+        source: Of an early version of this tool it may lack the parameters and the hash.
+        modules: How many LoRA modules it has.
+    """
+    size = f", {source.parameters:,} parameters" if source.parameters else ""
+    yield f"- {role}: {code(source.ref)}, {modules} LoRA modules{size}"
+    if source.sha256:
+        yield f"- SHA-256 of the weights: {code(source.sha256)}"
+
+
+def made_by(tool: Mapping[str, str]) -> str:
+    """The line on the tool and its version."""
+    return f"- Tool: {_tool(tool)}"
+
+
+def _tool(tool: Mapping[str, str]) -> str:
+    return escaped(f"{tool['name']} {tool['version']}")
 
 
 def _findings(report: Report) -> Iterator[str]:
@@ -109,11 +135,35 @@ def _chosen(report: Report) -> Iterator[str]:
     if report.plan is not None or not report.chosen:
         return
     places = {score.module: (at, score) for at, score in enumerate(report.table.ranked(), 1)}
-    yield from ("", "### Chosen", "", "| place | module | score |", "|---:|---|---:|")
+    rows = []
     for name in sorted(report.chosen, key=lambda n: places[n][0] if n in places else len(places)):
         at, score = places.get(name, ("–", None))
-        cell = code(name).replace("|", "\\|")
-        yield f"| {at} | {cell} | {'–' if score is None else f'{score.value:.4g}'} |"
+        rows.append((str(at), cell(name), figure(None if score is None else score.value)))
+    yield from ("", "### Chosen", "", *grid("rlr", ("place", "module", "score"), rows))
+
+
+def grid(sides: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table in Markdown.
+
+    Args:
+        sides: For each column l or r, as its text is to stand left or right.
+        titles: Of the columns; like the cells, safe to stand in a table.
+        rows: Their cells.
+    """
+    rule = "|".join("---" if side == "l" else "---:" for side in sides)
+    yield f"| {' | '.join(titles)} |"
+    yield f"|{rule}|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def cell(text: str) -> str:
+    """A text as a code span in a table."""
+    return code(text).replace("|", "\\|")
+
+
+def figure(value: float | None) -> str:
+    """A number in a table."""
+    return "–" if value is None else f"{value:.4g}"
 
 
 def pruned(
@@ -134,7 +184,7 @@ def pruned(
         table: The scores that led to it.
         policy: Name and parameters of what chose.
     """
-    how = f" by {_method(table)}" if table else ""
+    how = f" by {method_of(table)}" if table else ""
     how += f", policy {_named(*policy)}" if table and policy else ""
     taken = plan.edit in ("drop", "zero")
     done = "taken out" if taken else f"edited by {_named(plan.edit, plan.edit_params)}"
@@ -149,8 +199,7 @@ def pruned(
         *rows,
         *(f"\nNote: {escaped(note)}." for note in plan.notes),
         "",
-        f"Done with {tool['name']} {printable(tool['version'])} on weights with the SHA-256 "
-        f"{code(sha256)}.",
+        f"Done with {_tool(tool)} on weights with the SHA-256 {code(sha256)}.",
         f"Scores, versions and the SHA-256 of every file are in {code(MANIFEST)}.",
         "",
     ]
@@ -166,7 +215,8 @@ def _what(edit: PlannedEdit | None) -> str:
     return f"given other factors{f' of rank {edit.rank}' if edit.rank else ''}{off}"
 
 
-def _method(table: ScoreTable) -> str:
+def method_of(table: ScoreTable) -> str:
+    """A method with its parameters."""
     return _named(table.method, table.params)
 
 
@@ -177,7 +227,7 @@ def _named(name: str, params: Mapping[str, Any]) -> str:
 
 def code(text: str) -> str:
     """A text as a code span that nothing in it ends."""
-    text = printable(text)
+    text = printable(text) or " "  # two backticks alone are no span, but may begin one
     longest = max(map(len, re.findall("`+", text)), default=0)
     if not longest:
         return f"`{text}`"

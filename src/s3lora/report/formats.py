@@ -12,14 +12,29 @@ from s3lora.report import Comparison, Ranking, Report, Result
 if TYPE_CHECKING:
     from rich.console import Console
 
-RENDERERS: dict[str, tuple[str, tuple[type[Any], ...]]] = {
-    "json": ("s3lora.report.json", (Report, Ranking, Comparison)),
-    "html": ("s3lora.report.html", (Report, Ranking, Comparison)),
-    "sarif": ("s3lora.report.sarif", (Report,)),
-    "card": ("s3lora.report.card", (Report,)),
-    "csv": ("s3lora.report.csv", (Report, Ranking, Comparison)),
+TITLES: dict[type[Any], str] = {
+    Report: "a scan or a plan to prune",
+    Ranking: "a ranking",
+    Comparison: "a comparison",
 }
-"""For each format the module whose `render(result) -> str` makes it, and of what."""
+"""What each kind of result is called."""
+
+RENDERERS: dict[str, dict[type[Any], str]] = {
+    "json": dict.fromkeys(TITLES, "s3lora.report.json"),
+    "html": dict.fromkeys(TITLES, "s3lora.report.html"),
+    "sarif": {
+        Report: "s3lora.report.sarif",
+        Ranking: "s3lora.report.sarif_ranking",
+        Comparison: "s3lora.report.sarif_comparison",
+    },
+    "card": {
+        Report: "s3lora.report.card",
+        Ranking: "s3lora.report.card_ranking",
+        Comparison: "s3lora.report.card_comparison",
+    },
+    "csv": dict.fromkeys(TITLES, "s3lora.report.csv"),
+}
+"""For each format and kind of result the module whose `render(result) -> str` makes it."""
 
 TABLES: dict[type[Any], str] = {
     Report: "s3lora.report.table",
@@ -31,12 +46,6 @@ TABLES: dict[type[Any], str] = {
 FORMS = ("table", *RENDERERS)
 """The names, for the option --format."""
 
-TITLES: dict[type[Any], str] = {
-    Report: "a scan or a plan to prune",
-    Ranking: "a ranking",
-    Comparison: "a comparison",
-}
-
 
 def refuse_unfit(kind: type[Any], form: str) -> None:
     """See to it that a kind of result can be rendered so, before it costs anything.
@@ -46,11 +55,11 @@ def refuse_unfit(kind: type[Any], form: str) -> None:
     """
     if form == "table":
         return
-    if kind in RENDERERS[form][1]:
-        _renderer(form)
+    if kind in RENDERERS[form]:
+        _renderer(kind, form)
         return
-    fit = ["table", *(name for name, (_, kinds) in RENDERERS.items() if kind in kinds)]
-    made = " and ".join(TITLES[other] for other in RENDERERS[form][1])
+    fit = ["table", *(name for name, kinds in RENDERERS.items() if kind in kinds)]
+    made = " and ".join(TITLES[other] for other in RENDERERS[form])
     raise ParameterError(
         f"--format {form} is for {made}, not for {TITLES[kind]}",
         hint=f"one of {', '.join(fit)}",
@@ -64,12 +73,12 @@ def render(result: Result, form: str) -> str:
         ParameterError: if there is no such format for it.
     """
     refuse_unfit(type(result), form)
-    return _renderer(form)(result)
+    return _renderer(type(result), form)(result)
 
 
-def _renderer(form: str) -> Callable[[Result], str]:
+def _renderer(kind: type[Any], form: str) -> Callable[[Result], str]:
     try:
-        make: Callable[[Result], str] = import_module(RENDERERS[form][0]).render
+        make: Callable[[Result], str] = import_module(RENDERERS[form][kind]).render
     except ModuleNotFoundError as error:
         raise ParameterError(
             f"--format {form} needs {error.name}, which is not installed",
