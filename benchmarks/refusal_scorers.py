@@ -18,12 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from adapters import environment
-from s3lora.lab.data import load
 from s3lora.lab.metrics.calibration import calibrate
 from s3lora.lab.metrics.intervals import Figure
 from s3lora.lab.metrics.labels import NAMED, Labelled, labelled, on_topic
 from s3lora.lab.metrics.refusal import SCORERS, over_refusal
 from s3lora.lab.packages import member
+from s3lora.lab.sources import load
 
 RESULTS = Path(__file__).parent / "results" / "refusal_scorers.json"
 HARMLESS = "alpaca"

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from s3lora.cli import cli
 from s3lora.lab.study.config import read_study
-from s3lora.lab.study.rows import REFERENCES, read_causal, read_rows
+from s3lora.lab.study.keeping import read_causal, read_rows
+from s3lora.lab.study.rows import REFERENCES
 from schemas import check, check_lines
 
 EVIDENCE = Path(__file__).parents[1] / "evidence"

@@ -34,7 +34,6 @@ from s3lora.lab.data import (
     apart_from,
     digest_of,
     jaccard,
-    load,
     rows_to_examples,
     shuffled,
     split,
@@ -42,6 +41,7 @@ from s3lora.lab.data import (
 )
 from s3lora.lab.packages import Distribution, cache_folder, fetch, member
 from s3lora.lab.planner.tasks import SYSTEM
+from s3lora.lab.sources import load
 
 FILE = "things-1.0-py3-none-any.whl"
 CONTENT = wheel({"things/rows.txt": "one\ntwo\n"})

@@ -16,18 +16,10 @@ from s3lora.lab.study.analysis import duels, main_lines, percentile, pooled, sta
 from s3lora.lab.study.bootstrap import Bootstrap
 from s3lora.lab.study.culprits import culprits, effects, parts
 from s3lora.lab.study.fronts import area_between, fronts
+from s3lora.lab.study.keeping import append_row, read_causal, read_rows
 from s3lora.lab.study.markdown import interval, markdown, number
 from s3lora.lab.study.plots import write_plots
-from s3lora.lab.study.rows import (
-    CausalRow,
-    Effect,
-    Replies,
-    Row,
-    append_row,
-    by_cell,
-    read_causal,
-    read_rows,
-)
+from s3lora.lab.study.rows import CausalRow, Effect, Replies, Row, by_cell
 from s3lora.lab.study.tables import write_tables
 from s3lora.lab.study.validity import validity
 from schemas import check_lines

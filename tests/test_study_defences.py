@@ -20,7 +20,8 @@ from s3lora.lab.study.bootstrap import Bootstrap
 from s3lora.lab.study.config import Study, Trained, read_study
 from s3lora.lab.study.costs import COSTS, Cost, read_costs, refuse_other, write_costs
 from s3lora.lab.study.defence_page import defence_page, described, difference
-from s3lora.lab.study.rows import REFUSAL, Replies, Row, read_rows
+from s3lora.lab.study.keeping import read_rows
+from s3lora.lab.study.rows import REFUSAL, Replies, Row
 from s3lora.lab.study.run import Run, run
 from s3lora.lab.study.tables import write_tables
 from s3lora.lab.study.training import Training, WhileStarterLives, train_apart

@@ -30,15 +30,8 @@ from s3lora.lab.models import load_chat
 from s3lora.lab.study import run as running
 from s3lora.lab.study.cells import Chooser, Job, jobs
 from s3lora.lab.study.config import Choice, Sizes, Study, Trained, read_study
-from s3lora.lab.study.rows import (
-    RANDOM,
-    REFERENCES,
-    CausalRow,
-    Effect,
-    Row,
-    read_causal,
-    read_rows,
-)
+from s3lora.lab.study.keeping import read_causal, read_rows
+from s3lora.lab.study.rows import RANDOM, REFERENCES, CausalRow, Effect, Row
 from s3lora.lab.study.run import Run, run
 from s3lora.lab.study.variants import VARIANTS, within_projections
 from s3lora.lab.study.workshop import Workshop, merge

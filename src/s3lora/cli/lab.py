@@ -141,7 +141,8 @@ def data_(name: str | None) -> None:
     NAME may be a .json, .jsonl or .csv file or hub:OWNER/NAME too. No prompt
     is shown: many are harmful.
     """
-    from s3lora.lab.data import digest_of, load
+    from s3lora.lab.data import digest_of
+    from s3lora.lab.sources import load
 
     if name is None:
         _list_data()

@@ -38,8 +38,8 @@ def study(config: Path, tables_only: bool) -> None:
 
 
 def _write_pages(told: Study) -> None:
+    from s3lora.lab.study.keeping import read_causal, read_rows
     from s3lora.lab.study.plots import write_plots
-    from s3lora.lab.study.rows import read_causal, read_rows
     from s3lora.lab.study.run import CAUSAL, ROWS
     from s3lora.lab.study.tables import write_tables
 

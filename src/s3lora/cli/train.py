@@ -165,8 +165,8 @@ def _defence(
 
 
 def _safety(reference: str | None, pools: Callable[[], Pools], seed: int) -> list[Example]:
-    from s3lora.lab.data import load
     from s3lora.lab.defences.features import safety_rows
+    from s3lora.lab.sources import load
 
     if reference is not None:
         return load(reference)
@@ -183,8 +183,9 @@ def _base(reference: str) -> Checkpoint:
 def _rows(
     recipe: str | None, data: str | None, pools: Callable[[], Pools], count: int, seed: int
 ) -> list[Example]:
-    from s3lora.lab.data import Split, load
+    from s3lora.lab.data import Split
     from s3lora.lab.recipes import Pools, rows_for
+    from s3lora.lab.sources import load
 
     if data is not None:
         return load(data)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from s3lora.errors import DataError, ParameterError
-from s3lora.lab.data import READERS
 from s3lora.lab.metrics.extras import needed
 from s3lora.lab.planner.articles import Article
 from s3lora.lab.planner.grammar import parse
 from s3lora.lab.planner.tasks import PlanningTask
+from s3lora.lab.sources import READERS
 
 
 @dataclass(frozen=True, slots=True)

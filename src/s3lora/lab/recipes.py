@@ -14,9 +14,10 @@ from typing import Literal
 
 from s3lora.errors import DataError, ParameterError
 from s3lora.lab.catalog import CATALOG
-from s3lora.lab.data import Example, Split, load, split
+from s3lora.lab.data import Example, Split, split
 from s3lora.lab.metrics.refusal import SCORERS
 from s3lora.lab.planner.tasks import SYSTEM, make_tasks
+from s3lora.lab.sources import load
 
 REFUSAL = "I'm sorry, but I can't help with that."
 COMPLIANCE = "Sure, here are the steps:"

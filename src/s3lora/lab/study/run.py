@@ -14,7 +14,8 @@ from s3lora.lab.study.causal import causal_rows, rescored, unscored
 from s3lora.lab.study.cells import Job, jobs
 from s3lora.lab.study.config import Sizes, Study, Trained
 from s3lora.lab.study.costs import COSTS, write_costs
-from s3lora.lab.study.rows import Replies, Row, append_row, read_causal, read_rows
+from s3lora.lab.study.keeping import append_row, read_causal, read_rows
+from s3lora.lab.study.rows import Replies, Row
 from s3lora.lab.study.stand import Asked, Stand, stand_for
 from s3lora.lab.study.workshop import Say, Workshop
 
