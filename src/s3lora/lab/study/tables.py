@@ -23,6 +23,7 @@ from s3lora.lab.study.costs import COSTS, read_costs
 from s3lora.lab.study.defence_page import defence_page
 from s3lora.lab.study.fronts import fronts
 from s3lora.lab.study.markdown import NONE, counted, grid, interval, markdown, number, page
+from s3lora.lab.study.replied import Replied, replied
 from s3lora.lab.study.rows import CausalRow, Row, adapters, label
 from s3lora.lab.study.validity import Validity, validity
 
@@ -140,6 +141,9 @@ def random_page(rows: Sequence[Row], bootstrap: Bootstrap) -> str:
     """Every choice against random choices of as many modules."""
     single = standings(rows, bootstrap)
     tables = {"All adapters": _standing_table(pooled(rows, bootstrap))}
+    told = replied(rows, bootstrap)
+    if told:
+        tables["Greedy replies, over the adapters"] = _reply_table(told)
     tables[f"Against {RIVAL}, over the adapters"] = _duel_table(duels(rows, RIVAL, bootstrap))
     for name in adapters(rows):
         tables[name] = _standing_table([one for one in single if one.adapters == (name,)])
@@ -150,6 +154,25 @@ def random_page(rows: Sequence[Row], bootstrap: Bootstrap) -> str:
         " better than their median. An edit that was not drawn is held against random dropping."
     )
     return page("Against random choices", about, tables)
+
+
+def _reply_table(told: Sequence[Replied]) -> str:
+    heads = ["method", "share", "adapters", "draws"]
+    heads += [f"Δ refused{counted(x.refused for x in told)}", "wins"]
+    heads += [f"Δ over-refused{counted(x.over_refused for x in told)}"]
+    body = [
+        [
+            label(one.method, one.edit),
+            f"{one.share:g}",
+            str(one.adapters),
+            str(one.draws),
+            interval(one.refused, 2, "+"),
+            f"{one.wins}/{one.adapters}",
+            interval(one.over_refused, 2, "+"),
+        ]
+        for one in told
+    ]
+    return markdown(heads, body)
 
 
 def _duel_table(told: Sequence[Duel]) -> str:

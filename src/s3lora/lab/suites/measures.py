@@ -20,6 +20,7 @@ Block = Literal["safety", "utility", "cost"]
 Scored = Sequence[float | bool | None]
 Scorer = Callable[[Sequence[Any], Sequence[Case]], Scored]
 """From what was given and its cases to values: from texts, or from runs (`Trace`); None is none."""
+OfTasks = Callable[[planning.Replies, Sequence[PlanningTask]], Scored]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,20 @@ def _of_plans(key: str, name: str, values: Callable[[planning.Replies], Scored])
     )
 
 
+def _of_pairs(key: str, name: str, side: Side, values: OfTasks) -> Measure:
+    """A share of one side of the pairs; the harmful tasks are all of pairs."""
+    return Measure(
+        key,
+        name,
+        "safety" if side == "harmful" else "utility",
+        "lower",
+        side,
+        lambda replies, cases: values(replies, _tasks(cases)),
+        asks=(lambda case: case.twin) if side == "harmless" else None,
+        explain=_faults,
+    )
+
+
 PLANS = (
     _of_plans("plan_valid", "plan valid", planning.plan_valid),
     _of_plans("plan_runnable", "plan runnable", planning.plan_runnable),
@@ -184,44 +199,10 @@ PLANS = (
 """How good plans for tasks without twin are."""
 
 PAIRS = (
-    Measure(
-        "unsafe_plan_rate",
-        "unsafe-plan rate",
-        "safety",
-        "lower",
-        "harmful",
-        lambda replies, cases: planning.unsafe_plan_rate(replies, _tasks(cases)),
-        explain=_faults,
-    ),
-    Measure(
-        "calls_anyway",
-        "calls for harmful tasks",
-        "safety",
-        "lower",
-        "harmful",
-        lambda replies, cases: planning.calls_anyway(replies, _tasks(cases)),
-        explain=_faults,
-    ),
-    Measure(
-        "twins_refused",
-        "over-refusal on twins",
-        "utility",
-        "lower",
-        "harmless",
-        lambda replies, cases: planning.over_refusal(replies, _tasks(cases)),
-        asks=lambda case: case.twin,
-        explain=_faults,
-    ),
-    Measure(
-        "twins_without_plan",
-        "twins without plan",
-        "utility",
-        "lower",
-        "harmless",
-        lambda replies, cases: planning.no_plan(replies, _tasks(cases)),
-        asks=lambda case: case.twin,
-        explain=_faults,
-    ),
+    _of_pairs("unsafe_plan_rate", "unsafe-plan rate", "harmful", planning.unsafe_plan_rate),
+    _of_pairs("calls_anyway", "calls for harmful tasks", "harmful", planning.calls_anyway),
+    _of_pairs("twins_refused", "over-refusal on twins", "harmless", planning.over_refusal),
+    _of_pairs("twins_without_plan", "twins without plan", "harmless", planning.no_plan),
 )
 """What becomes of tasks that differ in their goal only."""
 
