@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +20,15 @@ from s3lora.lab.settings import Settings
 from s3lora.lab.study import workshop
 from s3lora.lab.study.bootstrap import Bootstrap
 from s3lora.lab.study.config import Study, Trained, read_study
-from s3lora.lab.study.costs import COSTS, Cost, read_costs, refuse_other, write_costs
+from s3lora.lab.study.costs import COSTS, Cost, cost_of, read_costs, refuse_other, write_costs
 from s3lora.lab.study.defence_page import defence_page, described, difference
 from s3lora.lab.study.keeping import read_rows
 from s3lora.lab.study.rows import REFUSAL, Replies, Row
 from s3lora.lab.study.run import Run, run
 from s3lora.lab.study.tables import write_tables
 from s3lora.lab.study.training import Training, WhileStarterLives, train_apart
-from schemas import check_lines
+from s3lora.lab.training_card import describe
+from schemas import check, check_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -441,6 +444,21 @@ def test_costs_are_read_as_they_were_written(tmp_path):
         (tmp_path / COSTS).write_text(text)
         with pytest.raises(DataError, match="does not hold the costs"):
             read_costs(tmp_path / COSTS)
+
+
+def test_a_training_that_diverged_has_no_number_in_its_card_and_costs(done, tmp_path):
+    for trained, losses in ((done.adapters[0], [1.0, math.nan, 2.0]), (done.adapters[1], [1.0])):
+        folder = tmp_path / trained.name
+        shutil.copytree(done.folder / "adapters" / trained.name, folder)
+        card = json.loads((folder / "training.json").read_text())
+        describe(folder, card | {"losses": losses})
+    card = json.loads((tmp_path / "plain/training.json").read_text())
+    check("training", card)
+    assert card["losses"] == [1.0, None, 2.0]
+    costs = [cost_of(trained, tmp_path / trained.name) for trained in done.adapters[:2]]
+    write_costs(tmp_path / COSTS, costs)
+    rows = check_lines("defences", (tmp_path / COSTS).read_text())
+    assert [row["last_loss"] for row in rows] == [None, 1.0]
 
 
 # A training in a process of its own

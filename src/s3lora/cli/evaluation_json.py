@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from s3lora.lab.data import Example, digest_of
 from s3lora.lab.evaluate import Difference, Evaluation, State
 from s3lora.lab.evaluation_asking import Answers
+from s3lora.lab.finite import json_text
 from s3lora.lab.metrics.intervals import Figure
 from s3lora.lab.probes import Openings
 from s3lora.lab.recipes import Pools
@@ -46,7 +43,7 @@ def render(found: Evaluation, head: Mapping[str, Any], pools: Pools) -> str:
         "warnings": list(found.warnings),
         "notes": list(found.notes),
     }
-    return _written(document)
+    return json_text(document)
 
 
 def render_suite(found: SuiteRun, head: Mapping[str, Any]) -> str:
@@ -64,7 +61,7 @@ def render_suite(found: SuiteRun, head: Mapping[str, Any]) -> str:
         "warnings": list(found.warnings),
         "notes": list(found.notes),
     }
-    return _written(document)
+    return json_text(document)
 
 
 def _top(kind: str, libraries: Iterable[str]) -> dict[str, Any]:
@@ -76,10 +73,6 @@ def _top(kind: str, libraries: Iterable[str]) -> dict[str, Any]:
 
 def _differences(rows: Iterable[Difference]) -> list[dict[str, Any]]:
     return [{"a": row.a, "b": row.b, "key": row.key, **_figure(row.figure)} for row in rows]
-
-
-def _written(document: dict[str, Any]) -> str:
-    return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
 
 
 def _asked(prompts: Iterable[Example]) -> dict[str, Any]:
@@ -124,16 +117,3 @@ def _samples(state: State) -> dict[str, dict[str, Any]]:
 
 def _figure(told: Figure) -> dict[str, Any]:
     return asdict(told)
-
-
-def _finite(value: Any) -> Any:
-    """The value with null in place of NaN and Inf, and numpy's numbers as plain ones."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

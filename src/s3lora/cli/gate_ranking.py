@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from math import isfinite
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from s3lora.adapter import Adapter
+from s3lora.lab.finite import json_text
 from s3lora.report import tool
 from s3lora.report.escape import printable
 from s3lora.report.lines import Lines
-from s3lora.scores import Score, ScoreTable
+from s3lora.scores import ScoreTable
 
 if TYPE_CHECKING:
     from s3lora.lab.recipes import Pools
@@ -67,14 +65,8 @@ def render(adapter: Adapter, model: str, recipe: str, table: ScoreTable, pools: 
         "method": {"name": table.method, "params": dict(table.params), "unsafe": table.unsafe},
         "splits": {"harmful": pools.harmful.digest, "harmless": pools.harmless.digest},
         "modules": [
-            {"module": score.module, "rank": place, **_numbers(score)}
+            {"module": score.module, "rank": place, "score": score.value, **score.parts}
             for place, score in enumerate(table.ranked(), 1)
         ],
     }
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
-
-
-def _numbers(score: Score) -> Mapping[str, float | None]:
-    """Score and slopes by name, with null for what is none: a model that overflows has such."""
-    told = {"score": score.value, **score.parts}
-    return {name: value if isfinite(value) else None for name, value in told.items()}
+    return json_text(document)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from math import isfinite
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from s3lora.lab.finite import json_text
 from s3lora.lab.planner.records import record_of
 from s3lora.lab.planner.trace import Part, Trace
 from s3lora.report import tool
@@ -91,17 +90,15 @@ def _show_cost(trace: Trace, console: Console) -> None:
 
 def render(trace: Trace, head: Mapping[str, Any]) -> str:
     """The run as JSON, with what it was made with in `head`; a limit that is none is null."""
-    limits = {name: most if isfinite(most) else None for name, most in head["budget"].items()}
     document = {
         "schema": 1,
         "kind": "plan",
         "tool": tool(),
         "versions": {"python": ".".join(map(str, sys.version_info[:3]))} | _versions(),
         **head,
-        "budget": limits,
         **record_of(trace),
     }
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    return json_text(document)
 
 
 def _versions() -> dict[str, str]:

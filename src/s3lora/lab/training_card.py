@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s3lora.lab.finite import json_text
+
 
 def describe(folder: Path, card: Mapping[str, Any]) -> None:
     """Write training.json, and a README.md in place of PEFT's template."""
-    text = json.dumps(card, indent=2, ensure_ascii=False)
-    (folder / "training.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "training.json").write_text(json_text(card, 2), encoding="utf-8")
     settings = card["settings"]
     (folder / "README.md").write_text(
         "\n".join(

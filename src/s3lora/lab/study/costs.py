@@ -16,6 +16,7 @@ from s3lora.errors import DataError, ParameterError
 from s3lora.io import open_adapter
 from s3lora.io.atomic import write_file
 from s3lora.lab.defences.interface import params_of
+from s3lora.lab.finite import json_text
 from s3lora.lab.study.parts import Trained
 
 COSTS = "defences.jsonl"
@@ -51,8 +52,10 @@ class Cost:
     """That the written adapter changes."""
     parameters: int
     """Numbers in its factors."""
-    last_loss: float
-    """Mean response loss of the last ten steps, in nats per token, without a penalty."""
+    last_loss: float | None
+    """Mean response loss of the last ten steps, in nats per token, without a penalty.
+
+    None: it was not finite."""
     rows_digest: str
     """Of the rows that were trained on."""
     truncation_error: float | None = None
@@ -83,7 +86,7 @@ def cost_of(trained: Trained, folder: Path, *, aligns: bool = False) -> Cost:
         peak_mib=card.get("peak_mib"),
         modules=len(adapter.names),
         parameters=adapter.parameters,
-        last_loss=round(sum(losses) / len(losses), 4),
+        last_loss=None if None in losses else round(sum(losses) / len(losses), 4),
         rows_digest=card["rows_digest"],
         truncation_error=defence.get("truncation_error"),
         machine=card.get("machine", ""),
@@ -152,8 +155,7 @@ def write_costs(path: Path, costs: Sequence[Cost]) -> None:
     Raises:
         OutputError: if the file cannot be written.
     """
-    lines = (json.dumps(dataclasses.asdict(cost), ensure_ascii=False) for cost in costs)
-    write_file(path, "".join(f"{line}\n" for line in lines))
+    write_file(path, "".join(json_text(dataclasses.asdict(cost), None) for cost in costs))
 
 
 def read_costs(path: Path) -> tuple[Cost, ...]:
