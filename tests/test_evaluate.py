@@ -13,6 +13,7 @@ import pytest
 
 from lab_rows import done, own_cache, refused, write_rows
 from s3lora.lab import evaluate as evaluating
+from s3lora.lab.finite import finite
 from schemas import check, check_lines
 
 HARM = "model.layers.0.self_attn."
@@ -344,6 +345,4 @@ def test_what_is_beside_the_updates_is_said_not_to_be_measured():
 
 
 def test_numbers_that_are_none_are_null():
-    from s3lora.cli.evaluation_json import _finite
-
-    assert _finite({"a": [math.nan, 1.0, (math.inf,)]}) == {"a": [None, 1.0, [None]]}
+    assert finite({"a": [math.nan, 1.0, (math.inf,)]}) == {"a": [None, 1.0, [None]]}
