@@ -5,8 +5,9 @@
 Puts one adapter of a study, and what the study's methods leave of it at one share, through the
 planner's suite: plans for held-out tasks are carried out over the suite's own texts, with the
 aligned model alone as worker and solver, and pairs of a harmful and a harmless task tell what is
-refused. The choices are those of the study's rows, so that the study must have run. Writes
-results/agent.json, and prints the table of docs/evidence.md.
+refused. The choices are those of the study's rows, so that the study must have run. Adds each
+state to results/agent.json when it is done, and goes on there when it is started again; prints the
+table of docs/evidence.md.
 """
 
 from __future__ import annotations
@@ -29,23 +30,13 @@ from s3lora.lab.study.keeping import read_rows
 from s3lora.lab.study.rows import RANDOM, Row
 from s3lora.lab.study.run import ROWS
 from s3lora.lab.suites.peft import Given
-from s3lora.lab.suites.run import SuiteRun, run
+from s3lora.lab.suites.run import run
 from s3lora.plan import plan
 from s3lora.prune import apply
 
 RESULTS = Path(__file__).parent / "results" / "agent.json"
 BASE, ALIGNED, TUNED = "base", "aligned", "tuned"
-METHODS = (
-    "last-layers",
-    "magnitude",
-    "spectrum",
-    "s3lora-released",
-    "s3lora",
-    "s3lora within v and o",
-    "splora",
-    "gate",
-    "gate by refusal",
-)
+METHODS = ("magnitude", "spectrum", "s3lora", "s3lora within v and o", "gate by refusal")
 COLUMNS = {
     "plan_valid": "valid plans",
     "tool_f1": "tool F1",
@@ -83,16 +74,26 @@ def states(
         yield name, Given(aligned, str(out))
 
 
-def told(found: SuiteRun) -> list[dict[str, Any]]:
-    """Each state with its figures."""
-    return [
-        {
-            "state": state.name,
-            "modules": state.modules,
-            "figures": {each.key: asdict(each.figure) for each in state.results},
-        }
-        for state in found.states
-    ]
+def measured(name: str, given: Given, asked: dict[str, int], workers: Given, logs: Path) -> Any:
+    """One state with its figures."""
+    found = run("planner", {name: given}, asked, logs, workers=workers)
+    (state,) = found.states
+    return {
+        "state": name,
+        "modules": state.modules,
+        "asked": dict(found.asked),
+        "notes": list(found.notes),
+        "figures": {each.key: asdict(each.figure) for each in state.results},
+    }
+
+
+def kept(head: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states that were measured before, if with the same settings."""
+    if not RESULTS.exists():
+        return []
+    record = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = record.pop("states")
+    return rows if record == head else []
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -120,6 +121,7 @@ def main() -> None:
     arguments.add_argument("--share", type=float, default=0.25)
     arguments.add_argument("--draws", type=int, default=3)
     arguments.add_argument("--tasks", type=int, default=50, help="and as many pairs")
+    arguments.add_argument("--only", nargs="*", metavar="STATE", help="of all states")
     arguments.add_argument("--logs", type=Path, default=Path("logs"))
     given = arguments.parse_args()
     study = read_study(given.study)
@@ -127,24 +129,23 @@ def main() -> None:
     source = open_adapter(folder)
     asked = {"tasks": given.tasks, "pairs": given.tasks}
     workers = Given(str(study.folder / "aligned"))
-    with TemporaryDirectory() as scratch:
-        every = dict(states(study, source, folder, given.share, given.draws, Path(scratch)))
-        found = run("planner", every, asked, given.logs, workers=workers)
-    rows = told(found)
-    print("\n".join([*table(rows), *found.warnings]))
-    record = {
+    head = {
         "study": str(given.study),
         "adapter": given.adapter,
         "share": given.share,
-        "asked": dict(found.asked),
+        "tasks": given.tasks,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "versions": {n: version(n) for n in ("torch", "transformers", "peft", "inspect-ai")},
-        "warnings": list(found.warnings),
-        "notes": list(found.notes),
-        "states": rows,
     }
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with TemporaryDirectory() as scratch:
+        every = dict(states(study, source, folder, given.share, given.draws, Path(scratch)))
+        for name in given.only or every:
+            if name not in {row["state"] for row in kept(head)}:
+                row = measured(name, every[name], asked, workers, given.logs)
+                rows = sorted([*kept(head), row], key=lambda row: list(every).index(row["state"]))
+                RESULTS.write_text(json.dumps(head | {"states": rows}, indent=1) + "\n")
+    print("\n".join(table(kept(head))))
 
 
 if __name__ == "__main__":
