@@ -42,6 +42,8 @@ SHARES = (0.05, 0.1, 0.25, 0.5)
 WHOLE, NONE, MERGED = "whole adapter", "no adapter", "merged"
 BATCHES = (1, 8)
 NEW_TOKENS = 16
+LONGEST = 64
+"""Tokens of a prompt, its last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def states(base: str, served: dict[str, Path | None]) -> Iterator[State]:
 def prompts(shop: Workshop, chat: Chat, count: int) -> torch.Tensor:
     """Harmless test prompts as one batch, shape (count, length), filled up on the left."""
     rows = [prompt_ids(chat.tokenizer, e.prompt) for e in tested("harmless", shop.pools)[1][:count]]
-    return torch.tensor(padded(rows, chat.tokenizer.pad_token_id, left=True))
+    return torch.tensor(padded(rows, chat.tokenizer.pad_token_id, left=True))[:, -LONGEST:]
 
 
 def rounds(every: list[State], asked: torch.Tensor, count: int) -> list[dict[str, Latency]]:
@@ -128,7 +130,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     arguments.add_argument("study", type=Path)
     arguments.add_argument("adapter")
-    arguments.add_argument("--rounds", type=int, default=9)
+    arguments.add_argument("--rounds", type=int, default=5)
     given = arguments.parse_args()
     shop = Workshop(read_study(given.study), print)
     base, source = str(shop.aligned()), shop.study.folder / "adapters" / given.adapter
