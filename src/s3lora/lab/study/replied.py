@@ -61,7 +61,7 @@ def _replied(
         *key,
         adapters=len(among),
         draws=min(len(draws) for _, draws in among),
-        wins=sum(bool(np.nanmean(gained) > 0) for gained in harmful),
+        wins=sum(bool(np.nansum(gained) > 0) for gained in harmful),
         refused=_figure("refused", harmful, bootstrap),
         over_refused=_figure("over-refused", harmless, bootstrap),
     )
