@@ -7,12 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from adapters import draw, write_adapter
-from s3lora import open_adapter, scan
+from s3lora import compare, open_adapter, prune, scan
 from s3lora.adapter import ModuleName
 from s3lora.findings import Finding
-from s3lora.report import ModuleFacts, Report, make_report
+from s3lora.report import (
+    ModuleFacts,
+    Report,
+    Result,
+    make_comparison,
+    make_ranking,
+    make_report,
+)
 from s3lora.scores import Score, ScoreTable, Skipped
-from s3lora.selection import Policy, default_policy
+from s3lora.selection import Policy, TopK, default_policy
 
 MANY = [f"model.layers.{layer}.self_attn.{leaf}_proj" for layer in range(12) for leaf in "qkvo"]
 OUTSIDE = "lm_head"
@@ -51,6 +58,19 @@ def write_many(folder: Path) -> Path:
     }
     modules[ZERO] = draw(3, 6), np.zeros((8, 3), np.float32)
     return write_adapter(folder, modules, {"target_modules": TARGETS, "r": 3})
+
+
+def one_of_each(folder: Path, out: Path) -> dict[str, Result]:
+    """A result of each kind, of the adapter in a folder and of what pruning leaves in another."""
+    adapter = open_adapter(folder)
+    tables = tuple(scan(adapter, name) for name in ("s3lora", "magnitude", "random"))
+    prune(adapter, TopK(5)(tables[0]), out, table=tables[0])
+    after = open_adapter(out)
+    return {
+        "scan": scanned(folder),
+        "rank": make_ranking(adapter, tables, 4),
+        "compare": make_comparison(adapter, after, compare(adapter, after)),
+    }
 
 
 def scanned(folder: Path, policy: Policy | None = None, method: str = "s3lora") -> Report:

@@ -10,31 +10,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pages import HOSTILE, HOSTILE_MAP, MANY, ZERO, made_up, scanned, write_many
-from s3lora import compare, open_adapter, prune, scan
+from pages import HOSTILE, HOSTILE_MAP, MANY, ZERO, made_up, one_of_each, write_many
 from s3lora.cli import cli
 from s3lora.errors import ParameterError
-from s3lora.report import make_comparison, make_ranking
 from s3lora.report.json import render as render_json
 from s3lora.report.plot import FIGURES, render
 from s3lora.report.plot_values import agreements, spectra_of, values_of
-from s3lora.selection import TopK
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """A result of each kind."""
     folder = write_many(tmp_path_factory.mktemp("a") / "many")
-    adapter = open_adapter(folder)
-    tables = tuple(scan(adapter, name) for name in ("s3lora", "magnitude", "random"))
-    out = tmp_path_factory.mktemp("b") / "out"
-    prune(adapter, TopK(5)(tables[0]), out, table=tables[0])
-    after = open_adapter(out)
-    return {
-        "scan": scanned(folder),
-        "rank": make_ranking(adapter, tables, 4),
-        "compare": make_comparison(adapter, after, compare(adapter, after)),
-    }
+    return one_of_each(folder, tmp_path_factory.mktemp("b") / "out")
 
 
 def run(*words: object):

@@ -14,11 +14,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pages import HOSTILE, HOSTILE_MAP, MANY, OUTSIDE, ZERO, made_up, scanned, write_many
-from s3lora import compare, open_adapter, prune, scan
+from pages import (
+    HOSTILE,
+    HOSTILE_MAP,
+    MANY,
+    OUTSIDE,
+    ZERO,
+    made_up,
+    one_of_each,
+    scanned,
+    write_many,
+)
+from s3lora import open_adapter
 from s3lora.adapter import ModuleName, natural_key, projection_of
 from s3lora.cli import cli
-from s3lora.report import make_comparison, make_ranking
 from s3lora.report.html import PAGE, render
 from s3lora.report.html_words import short
 from s3lora.scores import Score, ScoreTable
@@ -61,16 +70,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(folder, tmp_path_factory):
     """A result of each kind."""
-    adapter = open_adapter(folder)
-    tables = tuple(scan(adapter, name) for name in ("s3lora", "magnitude", "random"))
-    out = tmp_path_factory.mktemp("pruned") / "out"
-    prune(adapter, TopK(5)(tables[0]), out, table=tables[0])
-    after = open_adapter(out)
-    return {
-        "scan": scanned(folder),
-        "rank": make_ranking(adapter, tables, 4),
-        "compare": make_comparison(adapter, after, compare(adapter, after)),
-    }
+    return one_of_each(folder, tmp_path_factory.mktemp("pruned") / "out")
 
 
 @pytest.fixture

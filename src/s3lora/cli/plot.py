@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from s3lora.cli.options import out_path
-from s3lora.errors import OutputError, ParameterError
+from s3lora.errors import ParameterError
+from s3lora.io.atomic import write_file
 
 
 @click.command()
@@ -52,25 +52,5 @@ def plot(result: Path, output: Path, figure: str | None, method: str, top: int) 
     loaded = load(result)
     several = isinstance(loaded, Ranking) and len(loaded.tables) > 1
     asked = figure or ("agreement" if several and not method else "heat")
-    _write(output, render(loaded, asked, form, method=method, top=top))
+    write_file(output, render(loaded, asked, form, method=method, top=top))
     click.echo(f"wrote {output}", err=True)
-
-
-def _write(out: Path, raw: bytes) -> None:
-    """Write a file whole or not at all; one that is there already is replaced."""
-    if out.is_symlink() or out.is_dir():
-        what = "a link" if out.is_symlink() else "a folder"
-        raise OutputError(f"{out} is {what}", hint="give the name of a file")
-    partial = out.with_name(f".{out.name}.{os.urandom(4).hex()}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(raw)
-            partial.replace(out)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        why = error.strerror or error
-        raise OutputError(
-            f"cannot write {out}: {why}", hint="check permissions and space"
-        ) from error

@@ -64,8 +64,8 @@ def _remove(partial: Path, parents: Iterable[Path]) -> None:
             parent.rmdir()
 
 
-def write_file(out: Path, text: str) -> None:
-    """Write a text file whole or not at all; one that is there already is replaced.
+def write_file(out: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, a text as UTF-8; one that is there already is replaced.
 
     Raises:
         OutputError: if `out` is a link or a folder, or cannot be written.
@@ -77,8 +77,8 @@ def write_file(out: Path, text: str) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = _partial(out)
         try:
-            with partial.open("x", encoding="utf-8") as file:
-                file.write(text)
+            with partial.open("xb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
             partial.replace(out)
         finally:
             partial.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from s3lora.lab.metrics.intervals import Figure
+from s3lora.lab.metrics.intervals import Better, Figure
 from s3lora.lab.study.analysis import pairs
 from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap, figure
 from s3lora.lab.study.rows import Row, by_cell
@@ -62,8 +62,8 @@ def _replied(
         adapters=len(among),
         draws=min(len(draws) for _, draws in among),
         wins=sum(bool(np.nansum(gained) > 0) for gained in harmful),
-        refused=_figure("refused", harmful, bootstrap),
-        over_refused=_figure("over-refused", harmless, bootstrap),
+        refused=_figure("refused", harmful, "higher", bootstrap),
+        over_refused=_figure("over-refused", harmless, "lower", bootstrap),
     )
 
 
@@ -73,12 +73,11 @@ def _refused(rows: Sequence[Row], which: Prompts) -> Array:
     return np.array(flags, dtype=np.float64).mean(0)  # None becomes NaN
 
 
-def _figure(name: str, gained: Sequence[Array], bootstrap: Bootstrap) -> Figure:
+def _figure(name: str, gained: Sequence[Array], better: Better, bootstrap: Bootstrap) -> Figure:
     columns = []
     for values in gained:
         counts = bootstrap.counts(len(values), name) * ~np.isnan(values)
         with np.errstate(invalid="ignore"):  # no prompt of a sample may be scored
             columns.append(counts @ np.nan_to_num(values) / counts.sum(1))
     samples = bootstrap.over_adapters(np.array(columns).T)
-    better: Literal["higher", "lower"] = "higher" if name == "refused" else "lower"
     return figure(name, samples, min(map(len, gained)), "share", better)
