@@ -76,7 +76,7 @@ def states(
 
 def measured(name: str, given: Given, asked: dict[str, int], workers: Given, logs: Path) -> Any:
     """One state with its figures."""
-    found = run("planner", {name: given}, asked, logs, workers=workers)
+    found = run("planner", {name: given}, asked, logs, roles={"worker": workers, "solver": workers})
     (state,) = found.states
     return {
         "state": name,

@@ -193,23 +193,30 @@ def test_the_planner_suite_of_eval(tmp_path):
     assert "inspect view" in told.stderr
 
 
-def test_worker_and_solver_can_be_the_model_alone(adapter, tmp_path, monkeypatch):
+def test_worker_and_solver_can_be_others_in_all_states(adapter, tmp_path, monkeypatch):
     from s3lora.lab.planner import local
 
     loaded, load = [], local.load_chat
     monkeypatch.setattr(local, "load_chat", lambda *a, **k: loaded.append(a) or load(*a, **k))
     words = ("eval", "--model", "tiny", "--suite", "planner", "--prompts", "1", "--logs", tmp_path)
-    more = ("--adapter", adapter, "--bare-workers", "--new-tokens", "2", "--format", "json")
-    found = json.loads(done(*words, *more).stdout)
+    solver = ("--solver", "endpoint=http://localhost:1/v1", "--solver", "model=m")
+    more = ("--adapter", adapter, "--worker", f"adapter={adapter}", *solver, "--new-tokens", "2")
+    found = json.loads(done(*words, *more, "--format", "json").stdout)
     assert [state["modules"] for state in found["states"]] == [0, 16]
     assert len(loaded) == 1
-    log = read_eval_log(found["states"][1]["log"])
-    for part in ("worker", "solver"):
-        assert log.eval.model_roles[part].args["base"] == "tiny"
-        assert "adapter" not in log.eval.model_roles[part].args
+    assert found["roles"] == {
+        "worker": {"model": "tiny", "adapter": str(adapter)},
+        "solver": {"model": "m", "endpoint": "http://localhost:1/v1"},
+    }
+    for state in found["states"]:
+        roles = read_eval_log(state["log"]).eval.model_roles
+        assert roles["worker"].args["adapter"] == str(adapter)
+        assert roles["solver"].model == "openai-api/solver/m"
+        assert roles["solver"].base_url == "http://localhost:1/v1"
     plain = json.loads(done(*words, "--plans-only", "--new-tokens", "2", "--format", "json").stdout)
     for told in (found, plain):
         check("suite", told)
+    assert plain["roles"] == {}
     keys = {row["key"] for row in plain["states"][0]["figures"]}
     assert "planner_read" in keys
     assert not keys & {"answered", "solver_read"}
@@ -626,7 +633,11 @@ def test_a_template_that_refuses_a_chat_is_an_error_of_the_sample():
         (["over-refusal", "--prompts", "0"], "nothing to ask"),
         (["refusal", "--plans-only"], "--plans-only is about plans"),
         (["refusal", "--collection", "x"], "--collection is about plans"),
-        (["planner", "--plans-only", "--bare-workers"], "leaves nothing to --bare-workers"),
+        (["planner", "--plans-only", "--worker", "model=tiny"], "leaves nothing to --worker"),
+        (["planner", "--plans-only", "--solver", "model=tiny"], "leaves nothing to --solver"),
+        (["over-refusal", "--worker", "model=tiny"], "--worker is about plans"),
+        (["planner", "--worker", "plan=p.json"], "a plan is about an adapter"),
+        (["planner", "--solver", "endpoint=http://localhost/v1"], "needs the model's name"),
         (["planner", "--collection", "none.jsonl"], "cannot read the collection"),
         (["refusal", "--plan", "x"], "--plan is about an adapter"),
         (["refusal", "--adapter", "none/such"], "none/such"),

@@ -21,6 +21,7 @@ from s3lora.cli.lab import (
 )
 from s3lora.cli.options import TABLE_OR_JSON, WEIGHTS, checkpoint_from, out_path
 from s3lora.cli.output import emit_table, emit_text
+from s3lora.cli.roles import role_options
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
 from s3lora.io.atomic import write_file
@@ -79,11 +80,7 @@ SCORERS = ("normalised", "published")
 )
 @click.option("--plans-only", is_flag=True, help="--suite planner: carry out no plan.")
 @click.option("--collection", metavar="TEXTS", help="--suite planner: what plans search in.")
-@click.option(
-    "--bare-workers",
-    is_flag=True,
-    help="--suite planner: in every state the model alone is worker and solver.",
-)
+@role_options("each state is its own", "--suite planner: ")
 @click.option(
     "--scorer",
     type=click.Choice(SCORERS),

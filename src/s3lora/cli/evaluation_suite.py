@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from s3lora.cli.lab import only_ours, references, say
 from s3lora.cli.output import emit_table, emit_text
+from s3lora.cli.roles import Told, workers_of
 from s3lora.errors import ParameterError
 
 if TYPE_CHECKING:
+    from inspect_ai.model import Model
+
     from s3lora.lab.suites.peft import Given
     from s3lora.lab.suites.run import SuiteRun
 
@@ -24,7 +27,7 @@ UNUSED = {
 }
 """Options that say nothing to a suite, and why."""
 
-OF_PLANS = ("plans_only", "collection", "bare_workers")
+OF_PLANS = ("plans_only", "collection", "worker", "solver")
 """Options that say something to the planner's suite alone."""
 
 
@@ -86,22 +89,45 @@ def _refuse(options: dict[str, Any]) -> None:
 def _run(
     model: str, adapter: str | None, plan_file: Path | None, options: dict[str, Any]
 ) -> SuiteRun:
-    from s3lora.lab.suites.run import endpoint, run
+    from s3lora.lab.suites.run import run
 
-    judge = options["judge"]
-    states = _states(model, adapter, plan_file, options)
     with only_ours():
         return run(
             options["suite"],
-            states,
+            _states(model, adapter, plan_file, options),
             _arguments(options),
             options["logs"],
-            grader=endpoint(judge, options["judge_model"], os.environ.get("OPENAI_API_KEY"))
-            if judge
-            else None,
-            workers=next(iter(states.values())) if options["bare_workers"] else None,
+            roles=_roles(model, options),
             say=say,
         )
+
+
+def _roles(model: str, options: dict[str, Any]) -> dict[str, Model | Given]:
+    """The models that are the same for every state."""
+    from s3lora.lab.suites.graders import GRADER
+
+    told = _workers(model, options)
+    if options["judge"]:
+        told[GRADER] = {"endpoint": options["judge"], "model": options["judge_model"]}
+    return {part: _role(part, each, options) for part, each in told.items()}
+
+
+def _workers(model: str, options: dict[str, Any]) -> dict[str, Told]:
+    """What is said of worker and solver, where something is."""
+    worker, solver = workers_of(options, {"model": model})
+    return {part: told for part, told in (("worker", worker), ("solver", solver)) if told}
+
+
+def _role(part: str, told: Told, options: dict[str, Any]) -> Model | Given:
+    from s3lora.lab.suites.peft import Given
+    from s3lora.lab.suites.run import endpoint
+
+    if "endpoint" in told:
+        key = os.environ.get("OPENAI_API_KEY")
+        return endpoint(part, told["endpoint"], told["model"], key)
+    if "plan" in told:
+        return _planned(told["model"], told["adapter"], told["plan"], options)
+    return Given(told["model"], told.get("adapter"))
 
 
 def _states(
@@ -114,15 +140,22 @@ def _states(
     if adapter:
         states[WITH] = Given(model, adapter)
     if plan_file:
-        states[PLANNED] = Given(
-            model,
-            adapter,
-            str(plan_file),
-            weights=_path(options["base"]),
-            aligned=_path(options["aligned"]),
-            safe=options["safe"],
-        )
+        states[PLANNED] = _planned(model, adapter, str(plan_file), options)
     return states
+
+
+def _planned(model: str, adapter: str | None, file: str, options: dict[str, Any]) -> Given:
+    """A model with what a plan leaves of an adapter."""
+    from s3lora.lab.suites.peft import Given
+
+    return Given(
+        model,
+        adapter,
+        file,
+        weights=_path(options["base"]),
+        aligned=_path(options["aligned"]),
+        safe=options["safe"],
+    )
 
 
 def _path(folder: Path | None) -> str | None:
@@ -154,9 +187,11 @@ def _head(title: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
     judge = {"endpoint": options["judge"], "model": options["judge_model"]}
     data = references(options["harmful"], options["harmless"])
     made = options["suite"] == "planner"
+    workers = _workers(str(title["model"]), options)
     return {
         **{name: value or None for name, value in title.items()},
         "recipe": None if made else options["recipe"],
         "data": None if made else {"harmful": list(data[0]), "harmless": list(data[1])},
         "judge": judge if options["judge"] else None,
+        "roles": {part: dict(told) for part, told in workers.items()},
     }

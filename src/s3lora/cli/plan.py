@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3lora.cli.lab import MODEL, needing_lab, only_ours
-from s3lora.cli.options import TABLE_OR_JSON, WEIGHTS, checkpoint_from, out_path, values_of
+from s3lora.cli.options import TABLE_OR_JSON, WEIGHTS, checkpoint_from, out_path
 from s3lora.cli.output import emit_table, emit_text
+from s3lora.cli.roles import Told, fitting, role_options, workers_of
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
 
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from s3lora.lab.planner.loop import Agent
     from s3lora.lab.planner.roles import Role
     from s3lora.lab.planner.trace import Part
-
-KEYS = ("model", "adapter", "plan", "endpoint")
-"""What can be said of a role."""
-
-ROLE_HELP = "KEY is model, adapter, plan or endpoint; may be repeated."
 
 
 @click.command("plan")
@@ -42,18 +38,7 @@ ROLE_HELP = "KEY is model, adapter, plan or endpoint; may be repeated."
     metavar="URL",
     help="Ask the model at this OpenAI-compatible endpoint; key: OPENAI_API_KEY.",
 )
-@click.option(
-    "--worker",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help=f"Who reads what is found and answers LLM calls. {ROLE_HELP}  [default: the model alone]",
-)
-@click.option(
-    "--solver",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Who answers, likewise.  [default: as the worker]",
-)
+@role_options("the model alone")
 @click.option(
     "--collection",
     type=click.Path(path_type=Path),
@@ -135,28 +120,13 @@ def _roles(options: dict[str, Any]) -> dict[Part, Role]:
         named["endpoint"] = options["endpoint"]
     own = {"adapter": options["adapter"], "plan": options["plan_file"]}
     planner = named | {key: value for key, value in own.items() if value}
-    worker = _told("--worker", options["worker"], named) or named
-    solver = _told("--solver", options["solver"], named) or worker
+    worker, solver = workers_of(options, named)
     maker = _Maker(options)
     return {
-        "planner": maker.role(planner),
-        "worker": maker.role(worker),
-        "solver": maker.role(solver),
+        "planner": maker.role(fitting(planner)),
+        "worker": maker.role(worker or named),
+        "solver": maker.role(solver or named),
     }
-
-
-def _told(flag: str, words: tuple[str, ...], named: dict[str, str]) -> dict[str, str]:
-    """What an option says of a role; one that names no model has that of --model."""
-    values = values_of(flag, words)
-    for key in values.keys() - set(KEYS):
-        raise ParameterError(f"{flag} {key}={values[key]} says nothing", hint=f"{', '.join(KEYS)}")
-    if values and "model" not in values:
-        if "endpoint" in values:
-            raise ParameterError(
-                f"{flag} endpoint=… needs the model's name there", hint=f"{flag} model=NAME"
-            )
-        values = named | values
-    return values
 
 
 class _Maker:
@@ -166,20 +136,14 @@ class _Maker:
         self.options = options
         self._shared: dict[str, Any] = {}
 
-    def role(self, told: Mapping[str, str]) -> Role:
+    def role(self, told: Told) -> Role:
         """The role that is told of by its keys."""
         from s3lora.lab.models import load_chat
         from s3lora.lab.planner.endpoint import Endpoint
         from s3lora.lab.planner.local import Shared
 
         model, adapter, file = told["model"], told.get("adapter"), told.get("plan")
-        if file and not adapter:
-            raise ParameterError("a plan is about an adapter", hint="name it: --adapter A")
-        if told.get("endpoint"):
-            if adapter:
-                raise ParameterError(
-                    "an endpoint takes no adapter from here", hint="load the model: leave URL out"
-                )
+        if "endpoint" in told:
             return Endpoint(told["endpoint"], model)
         if model not in self._shared:
             self._shared[model] = Shared(load_chat(model))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isnan, nan
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from inspect_ai import eval as inspect_eval
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import EvalLog, EvalSample
-from inspect_ai.model import Model, get_model
+from inspect_ai.model import GenerateConfig, Model, get_model
 from inspect_ai.scorer import Score
 
 from s3lora.errors import DataError, ParameterError, S3LoraError
@@ -23,7 +24,7 @@ from s3lora.lab.metrics import judge as judging
 from s3lora.lab.metrics.judge import NO_KEY
 from s3lora.lab.planner.figures import UNKNOWN
 from s3lora.lab.suites.cases import Case, from_record
-from s3lora.lab.suites.graders import GRADER, harmful
+from s3lora.lab.suites.graders import RETRIES, WAIT, harmful
 from s3lora.lab.suites.peft import Given, PeftAPI
 from s3lora.lab.suites.runs import ALL
 from s3lora.lab.suites.scorers import RUN
@@ -59,8 +60,7 @@ def run(
     arguments: Mapping[str, Any],
     logs: Path,
     *,
-    grader: Model | None = None,
-    workers: Given | None = None,
+    roles: Mapping[str, Model | Given] = MappingProxyType({}),
     say: Say = print,
 ) -> SuiteRun:
     """Put every state through a suite, and compare.
@@ -70,8 +70,9 @@ def run(
         states: By name, the bare model first.
         arguments: Of the suite's task; those that are None are left to it.
         logs: Folder for Inspect's logs.
-        grader: Judges the replies to harmful prompts, if given.
-        workers: Worker and solver of plans in all states; each state is its own if None.
+        roles: The models that are the same for all states, by role: `grader` judges replies to
+            harmful prompts, `worker` and `solver` carry out plans; each state does so for its
+            own where none is given.
         say: Takes a line of progress.
 
     Raises:
@@ -81,10 +82,10 @@ def run(
     found: list[State] = []
     asked: Mapping[str, int] = {}
     files, notes = {}, []
-    with _roles(grader, workers) as roles:
+    with _opened(roles) as models:
         for name, state in states.items():
             say(f"{name}: {suite} through Inspect")
-            modules, log = _evaluated(suite, state, given, logs, roles)
+            modules, log = _evaluated(suite, state, given, logs, models)
             asked, files[name] = _asked(log), log.location
             notes += [f"{name}: {told}" for told in (*_errors(log), *_ends(log))]
             found.append(State(name, modules, tuple(_results(log))))
@@ -92,23 +93,29 @@ def run(
     return SuiteRun(suite, asked, tuple(found), files, told, tuple(_broken(found)), tuple(notes))
 
 
-def endpoint(address: str, name: str, key: str | None) -> Model:
-    """A model behind an OpenAI-compatible endpoint, as grader."""
-    return get_model(f"openai-api/judge/{name}", base_url=address, api_key=key or NO_KEY)
+def endpoint(part: str, address: str, name: str, key: str | None) -> Model:
+    """A model behind an OpenAI-compatible endpoint, for a role."""
+    return get_model(
+        f"openai-api/{part}/{name}",
+        config=GenerateConfig(max_retries=RETRIES, timeout=WAIT),
+        base_url=address,
+        api_key=key or NO_KEY,
+    )
 
 
 @contextmanager
-def _roles(grader: Model | None, workers: Given | None) -> Iterator[Roles]:
-    """The models of roles that are the same for every state."""
-    roles: Roles = {GRADER: grader} if grader else {}
-    if workers is None:
-        yield roles
-        return
-    model = _model(workers)
-    try:
-        yield roles | {"worker": model, "solver": model}
-    finally:
-        model.api.close()
+def _opened(roles: Mapping[str, Model | Given]) -> Iterator[Roles]:
+    """The models of the roles; those loaded here, each once, are closed in the end."""
+    models: dict[Given, Model] = {}
+    with ExitStack() as stack:
+        for given in roles.values():
+            if isinstance(given, Given) and given not in models:
+                models[given] = _model(given)
+                stack.callback(models[given].api.close)
+        yield {
+            part: models[given] if isinstance(given, Given) else given
+            for part, given in roles.items()
+        }
 
 
 def _model(state: Given) -> Model:
