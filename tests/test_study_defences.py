@@ -268,11 +268,13 @@ def test_rows_are_of_each_adapters_own_model(done):
     aligned = {t.name: rows[t.name, "aligned", "drop", 1.0, None] for t in done.adapters}
     assert aligned["plain"].log_odds == aligned["salora"].log_odds == aligned["lox"].log_odds
     assert aligned["plain"].log_odds != aligned["after up"].log_odds
-    base = {t.name: rows[t.name, "base", "drop", 1.0, None].log_odds for t in done.adapters}
-    assert len(set(base.values())) == 1
+    assert aligned["lox"].k == aligned["lox"].modules > aligned["plain"].modules
+    base = [rows[t.name, "base", "drop", 1.0, None] for t in done.adapters]
+    assert len({(row.log_odds, row.seconds) for row in base}) == 1, "it is asked once"
     told = {(key[0], key[1]) for key, row in rows.items() if row.replies}
     wanted = ("base", "aligned", "tuned", "s3lora")
     assert told == {(t.name, what) for t in done.adapters for what in wanted}
+    assert not (done.results / "causal.jsonl").exists()
 
 
 def test_a_second_run_trains_nothing(done, monkeypatch):

@@ -498,8 +498,18 @@ def test_rows_of_equal_modules_are_measured_once(done, at_hand, plain, monkeypat
     assert (again.log_odds, again.margins) == (row.log_odds, row.margins)
     scaled = Job(replace(job.choice, edit="scale"), 0.25)
     assert at_hand._alike(plain, scaled) is None
-    assert at_hand._alike(plain, Job(Choice("base"), 1.0)) is None
-    assert at_hand._alike(plain, Job(Choice("aligned"), 1.0)).method == "aligned"
+
+
+def test_a_model_without_adapter_is_asked_once_for_adapters_that_are_asked_the_same(at_hand, plain):
+    base, aligned = Job(Choice("base"), 1.0), Job(Choice("aligned"), 1.0)
+    for job in (base, aligned):
+        assert at_hand._alike(plain, job).method == job.choice.name
+    other = replace(plain, trained=replace(plain.trained, aligned="another"))
+    assert at_hand._alike(other, base) is not None
+    assert at_hand._alike(other, aligned) is None
+    openings = replace(plain.trained.openings, compliance="Of course:")
+    other = replace(plain, trained=replace(plain.trained, openings=openings))
+    assert at_hand._alike(other, base) is None
 
 
 def test_causal_rows_are_true_removals(done, at_hand, plain, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from s3lora.lab.chat import asked_ids
 from s3lora.lab.generate import replies
@@ -110,14 +111,25 @@ class Run:
         stand.patched.apply(())
 
     def _alike(self, stand: Stand, job: Job) -> Row | None:
-        """A row that dropped the same modules."""
-        if job.choice.edit != "drop" or job.choice.name == "base":
+        """A row that asked the same model: with the same modules dropped, or without adapter."""
+        if job.choice.name in ("base", "aligned"):
+            return self._bare(stand.trained, job)
+        if job.choice.edit != "drop":
             return None
         names, chosen = stand.chooser.adapter.names, set(stand.chooser.chosen(job))
         places = tuple(at for at, name in enumerate(names) if name in chosen)
         for row in self.rows.values():
             same = (row.adapter, row.edit, row.chosen) == (stand.trained.name, "drop", places)
             if same and row.method != "base":
+                return row
+        return None
+
+    def _bare(self, trained: Trained, job: Job) -> Row | None:
+        """The row of the same model without adapter, for an adapter that is asked the same."""
+        for other in self.study.adapters:
+            asked = (other.recipe, other.openings) == (trained.recipe, trained.openings)
+            same = job.choice.name == "base" or other.aligned == trained.aligned
+            if asked and same and (row := self._row(other, job)):
                 return row
         return None
 
@@ -135,9 +147,9 @@ def key(trained: Trained, job: Job) -> tuple[str, str, str, float, int | None]:
 def run(study: Study, say: Say = print) -> None:
     """Run every part of a study that is not done yet, what answers most first.
 
-    The main table's cells, effects of modules, other shares, replies, then the ablations.
-
-    What trainings took is written first, if the study is about defences.
+    The main table's cells, effects of modules, other shares, replies, then the ablations. If the
+    study is about defences, what trainings took comes first, and effects of modules are left out:
+    it compares trainings, not modules.
 
     The rows go to `rows.jsonl` and `causal.jsonl` beside the study's file, one line of JSON each. A
     run that is killed loses the cell it is at, and goes on there when it is started again.
@@ -147,7 +159,8 @@ def run(study: Study, say: Say = print) -> None:
         write_costs(study.results / COSTS, going.shop.costs())
         going.shop.keep_plots()
     going.cells(study.shares[0], core=True)
-    going.causal()
+    if not study.defended:
+        going.causal()
     for share in study.shares[1:]:
         going.cells(share, core=True)
     going.replies()
@@ -172,30 +185,29 @@ def told(row: Row) -> str:
 
 
 def measured(stand: Stand, job: Job, chat: Chat, alike: Row | None = None) -> Row:
-    """Run one cell; where a row has the same modules dropped, its figures are taken over."""
+    """Run one cell; where a row has asked the same model, its figures are taken over."""
     chosen = stand.chooser.chosen(job)
     names = stand.chooser.adapter.names
-    places = tuple(at for at, name in enumerate(names) if name in set(chosen))
-    own = {
+    left, taken = stand.chooser.left(job, chosen), set(chosen)
+    own: dict[str, Any] = {
+        "adapter": stand.trained.name,
         "method": job.choice.name,
         "edit": job.choice.edit,
         "share": job.share,
         "draw": job.draw,
+        "k": len(chosen),
+        "modules": len(names),
+        "chosen": tuple(at for at, name in enumerate(names) if name in taken),
+        "norm_share": round(stand.chooser.norm_share(left), 6),
         "replies": None,
     }
     if alike:
-        return replace(alike, **own)  # type: ignore[arg-type]
-    left = stand.chooser.left(job, chosen)
+        return replace(alike, **own)
     stand.patched.apply(left)
     started = time.perf_counter()
     figures = stand.probe.measure(chat.model)
     return Row(
-        **own,  # type: ignore[arg-type]
-        adapter=stand.trained.name,
-        k=len(chosen),
-        modules=len(names),
-        chosen=places,
-        norm_share=round(stand.chooser.norm_share(left), 6),
+        **own,
         log_odds=_rounded(figures.log_odds),
         margins=_rounded(figures.margins),
         losses=_rounded(figures.losses),

@@ -40,10 +40,10 @@ def write_tables(
     share: float = SHARE,
     bootstrap: Bootstrap = DEFAULT,
 ) -> tuple[Path, ...]:
-    """Write main.md, random.md, front.md and causal.md; the same rows give the same bytes.
+    """Write main.md, random.md and front.md; the same rows give the same bytes.
 
-    Where the folder has what trainings took, as that of a study about defences has, defences.md
-    is written too.
+    Where effects of modules were measured, causal.md is written too; where the folder has what
+    trainings took, as that of a study about defences has, defences.md.
 
     Args:
         rows: Of the study.
@@ -61,8 +61,9 @@ def write_tables(
         "main.md": main_page(rows, share, bootstrap),
         "random.md": random_page(rows, bootstrap),
         "front.md": front_page(rows, bootstrap),
-        "causal.md": causal_page(rows, causal, bootstrap),
     }
+    if causal:
+        texts["causal.md"] = causal_page(rows, causal, bootstrap)
     if costs:
         texts["defences.md"] = defence_page(rows, costs, share, bootstrap)
     for name, text in texts.items():
