@@ -260,5 +260,5 @@ def test_a_model_is_loaded_once(monkeypatch, adapter):
 
 def test_the_help_names_every_key():
     told = run("plan", "--help").stdout
-    for key in import_module("s3lora.cli.plan").KEYS:
+    for key in import_module("s3lora.cli.roles").KEYS:
         assert key in told
