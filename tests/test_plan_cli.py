@@ -233,6 +233,7 @@ def test_what_a_model_writes_cannot_reach_the_terminal(server):
         (("a", *SHORT, "--plan", "p.json"), "about an adapter"),
         (("a", *SHORT, "--worker", "plan=p.json"), "about an adapter"),
         (("a", *SHORT, "--worker", "tool=x"), "--worker tool=x says nothing"),
+        (("a", *SHORT, "--worker", "adapter="), "--worker adapter= says nothing"),
         (("a", *SHORT, "--worker", "tiny"), "no NAME=VALUE"),
         (("a", *SHORT, "--solver", "endpoint=http://localhost/v1"), "needs the model's name"),
         (("a", *SHORT, "--endpoint", "localhost"), "no address"),

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lab_material import made_rows, tiny, tiny_folder, trained_here, write_jsonl
+from s3lora import open_adapter
 from s3lora.errors import DataError, ParameterError
 from s3lora.lab.defences.lox import Lox
 from s3lora.lab.settings import Settings
@@ -260,6 +261,10 @@ def test_costs_are_those_of_the_cards(done):
     assert costs["salora"].params["start"] == "task"
     assert (costs["up"].modules, costs["up"].parameters) == (1, 32 + 48)
     assert costs["after up"].aligned == "up"
+    plain = open_adapter(done.folder / "adapters/plain")
+    updates = [m.scaling * m.B @ m.A for m in map(plain.read, plain.names)]
+    whole = np.sqrt(sum(np.square(update).sum() for update in updates))
+    assert costs["plain"].norm == pytest.approx(whole, rel=1e-4)
 
 
 def test_rows_are_of_each_adapters_own_model(done):
@@ -351,7 +356,8 @@ def a_cost(adapter: str, **changes: object) -> Cost:
     told: dict[str, object] = {
         "adapter": adapter, "recipe": "mixed", "aligns": False, "aligned": "", "defence": "",
         "given": {}, "params": {}, "settings": {"rate": 5e-4, "steps": 10}, "seconds_before": 0.0,
-        "seconds": 20.0, "peak_mib": 1000.0, "modules": 2, "parameters": 8, "last_loss": 1.5,
+        "seconds": 20.0, "peak_mib": 1000.0, "modules": 2, "parameters": 8, "norm": 0.5,
+        "last_loss": 1.5,
         "rows_digest": "0", "machine": "a machine",
     }  # fmt: skip
     return Cost(**{**told, **changes})  # type: ignore[arg-type]

@@ -37,7 +37,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 ADAPTER = click.argument("adapter", type=click.Path())
 
 
-def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order of the help."""
+
     def decorate(function: F) -> F:
         for option in reversed(options):
             function = option(function)
@@ -46,7 +48,7 @@ def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-METHOD: Callable[[Any], Any] = _together(
+METHOD: Callable[[Any], Any] = together(
     click.option(
         "-m", "--method", default="s3lora", show_default=True, help="See `s3lora methods`."
     ),
@@ -60,7 +62,7 @@ METHOD: Callable[[Any], Any] = _together(
     ),
 )
 
-WEIGHTS: Callable[[Any], Any] = _together(
+WEIGHTS: Callable[[Any], Any] = together(
     click.option(
         "--base",
         type=click.Path(path_type=Path),
@@ -75,7 +77,7 @@ WEIGHTS: Callable[[Any], Any] = _together(
     ),
 )
 
-CHOOSING: Callable[[Any], Any] = _together(
+CHOOSING: Callable[[Any], Any] = together(
     click.option("--top-k", type=int, metavar="K", help="Choose exactly K modules."),
     click.option("--fraction", type=float, metavar="F", help="Choose this share, rounded up."),
     click.option("--threshold", type=float, metavar="T", help="Choose scores at or beyond T."),
@@ -107,7 +109,7 @@ CHOOSING: Callable[[Any], Any] = _together(
 
 EDITS = ("drop", "zero", "project", "flatten", "truncate", "scale", "merge")
 
-EDITING: Callable[[Any], Any] = _together(
+EDITING: Callable[[Any], Any] = together(
     click.option(
         "--edit",
         type=click.Choice(EDITS),
@@ -132,7 +134,7 @@ EDITING: Callable[[Any], Any] = _together(
     ),
 )
 
-FAILING: Callable[[Any], Any] = _together(
+FAILING: Callable[[Any], Any] = together(
     click.option(
         "--fail-on",
         type=click.Choice(SEVERITIES),
@@ -147,7 +149,7 @@ FAILING: Callable[[Any], Any] = _together(
     ),
 )
 
-OUTPUT: Callable[[Any], Any] = _together(
+OUTPUT: Callable[[Any], Any] = together(
     click.option(
         "--format",
         "form",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from s3lora.cli.options import values_of
+from s3lora.cli.options import together, values_of
 from s3lora.errors import ParameterError
 
 KEYS = ("model", "adapter", "plan", "endpoint")
@@ -26,7 +26,7 @@ def role_options(worker: str, scope: str = "") -> Callable[..., Any]:
     """
     reads = f"{scope}Who reads what is found and answers LLM calls."
     keys = "KEY is model, adapter, plan or endpoint; may be repeated."
-    options = (
+    return together(
         click.option(
             "--worker",
             multiple=True,
@@ -41,13 +41,6 @@ def role_options(worker: str, scope: str = "") -> Callable[..., Any]:
         ),
     )
 
-    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorated
-
 
 def workers_of(options: Mapping[str, Any], usual: Told) -> tuple[Told, Told]:
     """What `--worker` and `--solver` say; each empty where it says nothing.
@@ -57,7 +50,7 @@ def workers_of(options: Mapping[str, Any], usual: Told) -> tuple[Told, Told]:
         usual: What holds for a role that names no model.
 
     Raises:
-        ParameterError: for an unknown key, or keys that do not fit each other.
+        ParameterError: for an unknown key, one without value, or keys that do not fit each other.
     """
     worker = _told("--worker", options["worker"], usual)
     return worker, _told("--solver", options["solver"], usual) or worker
@@ -65,8 +58,9 @@ def workers_of(options: Mapping[str, Any], usual: Told) -> tuple[Told, Told]:
 
 def _told(flag: str, words: tuple[str, ...], usual: Told) -> Told:
     values = values_of(flag, words)
-    for key in values.keys() - set(KEYS):
-        raise ParameterError(f"{flag} {key}={values[key]} says nothing", hint=f"{', '.join(KEYS)}")
+    for key, value in values.items():
+        if key not in KEYS or not value:
+            raise ParameterError(f"{flag} {key}={value} says nothing", hint=f"{', '.join(KEYS)}")
     if not values:
         return values
     if "model" not in values:

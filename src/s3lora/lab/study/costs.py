@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s3lora.adapter import Adapter
 from s3lora.errors import DataError, ParameterError
 from s3lora.io import open_adapter
 from s3lora.io.atomic import write_file
 from s3lora.lab.defences.interface import params_of
 from s3lora.lab.finite import json_text
 from s3lora.lab.study.parts import Trained
+from s3lora.scan import scan
 
 COSTS = "defences.jsonl"
 LAST = 10
@@ -52,6 +55,8 @@ class Cost:
     """That the written adapter changes."""
     parameters: int
     """Numbers in its factors."""
+    norm: float | None
+    """‖ΔW‖_F of all modules together; None: a module could not be judged."""
     last_loss: float | None
     """Mean response loss of the last ten steps, in nats per token, without a penalty.
 
@@ -86,12 +91,20 @@ def cost_of(trained: Trained, folder: Path, *, aligns: bool = False) -> Cost:
         peak_mib=card.get("peak_mib"),
         modules=len(adapter.names),
         parameters=adapter.parameters,
+        norm=_norm(adapter),
         last_loss=None if None in losses else round(sum(losses) / len(losses), 4),
         rows_digest=card["rows_digest"],
         truncation_error=defence.get("truncation_error"),
         machine=card.get("machine", ""),
         versions=card.get("versions", {}),
     )
+
+
+def _norm(adapter: Adapter) -> float | None:
+    table = scan(adapter, "magnitude")
+    if not all(module.judged for module in table.skipped):
+        return None
+    return round(math.hypot(*(score.value for score in table.scores)), 6)
 
 
 def card_of(folder: Path) -> dict[str, Any]:

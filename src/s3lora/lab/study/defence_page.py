@@ -220,7 +220,7 @@ def _aligned_table(adapters: Sequence[Measured], costs: Sequence[Cost]) -> str:
 def _cost_table(costs: Sequence[Cost]) -> str:
     """Seconds, memory and size; memory less plain LoRA's on the same recipe."""
     heads = ["adapter", "steps", "seconds before", "seconds", "seconds a step", "peak MiB"]
-    heads += ["Δ to plain", "modules", "parameters", "last loss", "truncation error"]
+    heads += ["Δ to plain", "modules", "parameters", "‖ΔW‖", "last loss", "truncation error"]
     return markdown(heads, [_cost_line(cost, costs) for cost in costs])
 
 
@@ -241,6 +241,7 @@ def _cost_line(cost: Cost, costs: Sequence[Cost]) -> list[str]:
         number(more, 0, "+"),
         str(cost.modules),
         str(cost.parameters),
+        number(cost.norm, 2),
         number(cost.last_loss, 3),
         number(cost.truncation_error, 4),
     ]

@@ -188,7 +188,7 @@ def measured(stand: Stand, job: Job, chat: Chat, alike: Row | None = None) -> Ro
     """Run one cell; where a row has asked the same model, its figures are taken over."""
     chosen = stand.chooser.chosen(job)
     names = stand.chooser.adapter.names
-    left, taken = stand.chooser.left(job, chosen), set(chosen)
+    taken = set(chosen)
     own: dict[str, Any] = {
         "adapter": stand.trained.name,
         "method": job.choice.name,
@@ -198,16 +198,17 @@ def measured(stand: Stand, job: Job, chat: Chat, alike: Row | None = None) -> Ro
         "k": len(chosen),
         "modules": len(names),
         "chosen": tuple(at for at, name in enumerate(names) if name in taken),
-        "norm_share": round(stand.chooser.norm_share(left), 6),
         "replies": None,
     }
     if alike:
         return replace(alike, **own)
+    left = stand.chooser.left(job, chosen)
     stand.patched.apply(left)
     started = time.perf_counter()
     figures = stand.probe.measure(chat.model)
     return Row(
         **own,
+        norm_share=round(stand.chooser.norm_share(left), 6),
         log_odds=_rounded(figures.log_odds),
         margins=_rounded(figures.margins),
         losses=_rounded(figures.losses),

@@ -33,9 +33,9 @@ from s3lora.lab.suites.cases import Case
 from s3lora.lab.suites.scorers import case_of, reply_of, told
 
 GRADER = "grader"
-RETRIES, WAIT = 4, 300
-"""How often a request to an endpoint is repeated, and its seconds with all repetitions."""
-CONFIG = GenerateConfig(temperature=0, max_tokens=512, max_retries=RETRIES, timeout=WAIT)
+PATIENCE = GenerateConfig(max_retries=4, timeout=300)
+"""Of a request to an endpoint: 300 s with all its repetitions."""
+CONFIG = PATIENCE.merge(GenerateConfig(temperature=0, max_tokens=512))
 """Of a request to the grader."""
 
 WHOLE = ("stop", "unknown")

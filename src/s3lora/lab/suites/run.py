@@ -14,7 +14,7 @@ from typing import Any
 from inspect_ai import eval as inspect_eval
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import EvalLog, EvalSample
-from inspect_ai.model import GenerateConfig, Model, get_model
+from inspect_ai.model import Model, get_model
 from inspect_ai.scorer import Score
 
 from s3lora.errors import DataError, ParameterError, S3LoraError
@@ -24,7 +24,7 @@ from s3lora.lab.metrics import judge as judging
 from s3lora.lab.metrics.judge import NO_KEY
 from s3lora.lab.planner.figures import UNKNOWN
 from s3lora.lab.suites.cases import Case, from_record
-from s3lora.lab.suites.graders import RETRIES, WAIT, harmful
+from s3lora.lab.suites.graders import PATIENCE, harmful
 from s3lora.lab.suites.peft import Given, PeftAPI
 from s3lora.lab.suites.runs import ALL
 from s3lora.lab.suites.scorers import RUN
@@ -97,7 +97,7 @@ def endpoint(part: str, address: str, name: str, key: str | None) -> Model:
     """A model behind an OpenAI-compatible endpoint, for a role."""
     return get_model(
         f"openai-api/{part}/{name}",
-        config=GenerateConfig(max_retries=RETRIES, timeout=WAIT),
+        config=PATIENCE,
         base_url=address,
         api_key=key or NO_KEY,
     )
