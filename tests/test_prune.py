@@ -1037,11 +1037,81 @@ def test_without_a_card_one_is_made_that_names_the_base(make, out, base, front):
 
 
 def test_a_card_that_is_too_large_is_refused_and_nothing_is_written(make, out, monkeypatch):
-    monkeypatch.setattr("s3lora.manifest.MAX_CARD", 100)
+    monkeypatch.setattr("s3lora.io.card_file.MAX_CARD", 100)
     source = open_adapter(make(b"x" * 101, by=with_card))
     with pytest.raises(AdapterError, match="101 bytes"):
         prune(source, [Q], out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("target", ["private.txt", "/proc/self/environ", "../private.txt"])
+@pytest.mark.parametrize("ref", ["folder", "file"])
+def test_a_card_that_is_a_link_out_of_the_folder_is_never_copied(make, out, tmp_path, target, ref):
+    (tmp_path / "private.txt").write_text("secret")
+    folder = make()
+    path = target if target.startswith(("/", "..")) else str(tmp_path / target)
+    (folder / "README.md").symlink_to(path)
+    source = open_adapter(folder if ref == "folder" else folder / WEIGHTS)
+    with pytest.raises(AdapterError, match="outside the adapter's folder"):
+        prune(source, [Q], out)
+    assert not out.exists()
+    (folder / "README.md").unlink()
+
+
+def test_a_card_behind_two_links_and_a_linked_folder_is_followed_to_its_end(make, out, tmp_path):
+    (tmp_path / "private.txt").write_text("secret")
+    folder = make()
+    (folder / "inner").symlink_to(tmp_path)
+    (folder / "README.md").symlink_to("inner/private.txt")
+    with pytest.raises(AdapterError, match="outside the adapter's folder"):
+        prune(open_adapter(folder), [Q], out)
+    for name in ("README.md", "inner"):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("below", [".", "checkpoint-1"])
+def test_a_card_in_a_hub_cache_and_one_linked_within_the_folder_are_carried_over(
+    make, tmp_path, below
+):
+    hub = tmp_path / "models--a--b"
+    snapshot = hub / "snapshots" / "1234" / below
+    snapshot.mkdir(parents=True)
+    (hub / "blobs").mkdir()
+    source = make()
+    for at, name in enumerate((WEIGHTS, CONFIG, "README.md")):
+        blob = hub / "blobs" / str(at)
+        blob.write_bytes(b"# Mine\n" if name == "README.md" else (source / name).read_bytes())
+        (snapshot / name).symlink_to(os.path.relpath(blob, snapshot))
+    prune(open_adapter(snapshot), [Q], tmp_path / "of-hub")
+    assert "# Mine" in (tmp_path / "of-hub" / "README.md").read_text()
+    (snapshot / "README.md").unlink()
+    (snapshot / "CARD.md").write_text("# Other\n")
+    (snapshot / "README.md").symlink_to("CARD.md")
+    prune(open_adapter(snapshot), [Q], tmp_path / "of-folder")
+    assert "# Other" in (tmp_path / "of-folder" / "README.md").read_text()
+
+
+def test_blobs_that_are_themselves_a_link_are_not_those_of_a_cache(make, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key").write_text("secret")
+    snapshot = tmp_path / "hub" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "hub" / "blobs").symlink_to(tmp_path / "private")
+    source = make()
+    for name in (WEIGHTS, CONFIG):
+        (snapshot / name).write_bytes((source / name).read_bytes())
+    (snapshot / "README.md").symlink_to("../../blobs/key")
+    with pytest.raises(AdapterError, match="outside the adapter's folder"):
+        prune(open_adapter(snapshot), [Q], tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_card_that_is_no_regular_file_is_refused(make, out, kind):
+    card = make() / "README.md"
+    os.mkfifo(card) if kind == "pipe" else card.mkdir()
+    with pytest.raises(AdapterError, match="not a regular file"):
+        prune(open_adapter(card.parent), [Q], out)
+    card.unlink() if kind == "pipe" else card.rmdir()
 
 
 def test_a_pruned_adapter_can_be_pruned_again(make, out, tmp_path):

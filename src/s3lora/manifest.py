@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from s3lora.adapter import Adapter, Drop, Replace, Zero
-from s3lora.io.safetensors import CHUNK, read_small
+from s3lora.io.safetensors import CHUNK
 from s3lora.io.sources import CARD, CONFIG, MANIFEST, WEIGHTS
 from s3lora.plan import Plan
 from s3lora.report import card, plan_facts, tool
 from s3lora.scores import ScoreTable
 from s3lora.selection import Policy
 
-MAX_CARD = 8 * 2**20
-"""Largest model card that is carried over, in bytes."""
-
 
 def write_manifest(
-    adapter: Adapter, plan: Plan, folder: Path, table: ScoreTable | None, policy: Policy | None
+    adapter: Adapter,
+    plan: Plan,
+    folder: Path,
+    table: ScoreTable | None,
+    policy: Policy | None,
+    source_card: bytes | None,
 ) -> None:
     """Write s3lora.json: what was done, by which scores, and the hash of every file."""
     from importlib.metadata import version  # slow to import, seldom needed
@@ -33,7 +35,7 @@ def write_manifest(
         "tool": tool(),
         "versions": {"python": ".".join(map(str, sys.version_info[:3]))}
         | {name: version(name) for name in ("numpy", "safetensors", "ml_dtypes")},
-        "source": {"ref": adapter.ref, "files": _source_hashes(adapter)},
+        "source": {"ref": adapter.ref, "files": _source_hashes(adapter, source_card)},
         "method": table and {"name": table.method, "params": dict(table.params)},
         "policy": policy and {"name": policy.name, "params": dict(policy.params)},
         "target": plan.target,
@@ -55,12 +57,12 @@ def write_manifest(
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _source_hashes(adapter: Adapter) -> dict[str, str]:
-    """SHA-256 by name of the source's files that were read; of the weights, the very bytes."""
+def _source_hashes(adapter: Adapter, source_card: bytes | None) -> dict[str, str]:
+    """SHA-256 by name of the source's files that were read; of weights and card, the very bytes."""
     path = Path(adapter.ref)
     folder, weights = (path, WEIGHTS) if path.is_dir() else (path.parent, path.name)
-    others = (folder / name for name in (CONFIG, CARD))
-    return {weights: adapter.digest} | _hashes(p for p in others if p.exists())
+    card_hash = {} if source_card is None else {CARD: hashlib.sha256(source_card).hexdigest()}
+    return {weights: adapter.digest} | _hashes([folder / CONFIG]) | card_hash
 
 
 def _hashes(paths: Iterable[Path]) -> dict[str, str]:
@@ -76,22 +78,24 @@ def _hashes(paths: Iterable[Path]) -> dict[str, str]:
 
 
 def write_card(
-    adapter: Adapter, plan: Plan, folder: Path, table: ScoreTable | None, policy: Policy | None
+    adapter: Adapter,
+    plan: Plan,
+    folder: Path,
+    table: ScoreTable | None,
+    policy: Policy | None,
+    source_card: bytes | None,
 ) -> None:
     """Write README.md: the source's card as it is, and a section on what was done."""
     named = (policy.name, policy.params) if policy else None
     facts = plan_facts(plan)
     section = card.pruned(facts, len(adapter.slots), adapter.digest, tool(), table, named)
-    text = _card(adapter).rstrip("\n") + "\n\n" + "\n".join(section)
+    text = _card(adapter, source_card).rstrip("\n") + "\n\n" + "\n".join(section)
     (folder / CARD).write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
-def _card(adapter: Adapter) -> str:
+def _card(adapter: Adapter, source_card: bytes | None) -> str:
     """The source's model card; without one, a front matter that names the base model."""
-    path = Path(adapter.ref)
-    source = (path if path.is_dir() else path.parent) / CARD
-    if source.exists():
-        raw = read_small(source, MAX_CARD, f"a card has at most {MAX_CARD}")
-        return raw.decode("utf-8", "surrogateescape")
+    if source_card is not None:
+        return source_card.decode("utf-8", "surrogateescape")
     base = adapter.config.get("base_model_name_or_path")
     return card.front_matter(card.metadata(base if isinstance(base, str) else ""))

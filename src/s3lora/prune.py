@@ -12,6 +12,7 @@ from s3lora.edits import Editor
 from s3lora.errors import OutputError
 from s3lora.io import open_adapter
 from s3lora.io.atomic import new_folder
+from s3lora.io.card_file import read_card
 from s3lora.io.checkpoint import Checkpoint
 from s3lora.io.peft_writer import write_adapter
 from s3lora.io.safetensors import TensorFile
@@ -45,16 +46,19 @@ def apply(
         The adapter that was written, opened.
 
     Raises:
+        AdapterError: if the source's README.md is a link that leads out of its folder.
         OutputError: if `out` exists, is a link, or cannot be written; nothing has changed then.
     """
     folder = Path(out)
     if folder.resolve() in _source_folders(adapter):
         raise OutputError(f"{folder} holds the source", hint="give a folder elsewhere")
+    source = Path(adapter.ref)
+    source_card = read_card(source if source.is_dir() else source.parent)
     with new_folder(folder, replace=force) as partial:
         write_adapter(adapter, plan.edits, partial, fold_scale=plan.fold_scale)
         check(adapter, plan.edits, open_adapter(partial), exact=not plan.fold_scale)
-        write_card(adapter, plan, partial, table, policy)
-        write_manifest(adapter, plan, partial, table, policy)
+        write_card(adapter, plan, partial, table, policy, source_card)
+        write_manifest(adapter, plan, partial, table, policy, source_card)
     return open_adapter(folder)
 
 
