@@ -37,6 +37,11 @@ NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 COUNT = st.integers(0, 10**12)
 SIZE = st.integers(0, 10**6)
 PARAMS = st.dictionaries(TEXT, st.integers() | TEXT | st.booleans() | st.lists(TEXT, max_size=2))
+OWN = {"k", "fraction", "threshold", "z", "granularity", "among", "names"}
+POLICY_PARAMS = PARAMS.filter(OWN.isdisjoint) | st.sampled_from(
+    [{"k": 3}, {"z": 2.5, "among": ["q_proj"]}, {"threshold": -1, "granularity": "layer"}]
+)
+"""Those of s3lora's own policies have their types."""
 SERIES = st.dictionaries(
     st.sampled_from(["update", "rebuild"]), st.lists(NUMBER, max_size=4).map(tuple)
 )
@@ -101,7 +106,7 @@ def reports(draw: Any) -> Report:
         table=draw(tables(names)),
         findings=tuple(findings),
         policy_name=draw(TEXT),
-        policy_params=draw(PARAMS),
+        policy_params=draw(POLICY_PARAMS),
         chosen=chosen,
         plan=plan,
         weights=draw(TEXT),

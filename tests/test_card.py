@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from adapters import NAMES, PREFIX, WEIGHTS, Q, draw, write_adapter
 from cards import carded, parts
 from result_values import RESULTS, TEXT
-from s3lora.report import card
+from s3lora.report import card, markdown
 from s3lora.report.formats import render
 
 
@@ -124,9 +124,32 @@ def test_nothing_of_a_file_breaks_out_of_the_card(result):
 
 
 def test_names_stay_in_their_code_spans():
-    assert card.code("a") == "`a`"
-    assert card.code("a`b") == "`` a`b ``"
-    assert card.code("``") == "``` `` ```"
-    assert card.code("") == "` `"
-    assert card.cell("a|b") == "`a\\|b`"
-    assert card.escaped("<b>*x*[l](u)&") == "\\<b>\\*x\\*\\[l\\](u)\\&"
+    assert markdown.code("a") == "`a`"
+    assert markdown.code("a`b") == "`` a`b ``"
+    assert markdown.code("``") == "``` `` ```"
+    assert markdown.code("") == "` `"
+    assert markdown.cell("a|b") == "`a\\|b`"
+    assert markdown.escaped("<b>*x*[l](u)&") == "\\<b>\\*x\\*\\[l\\](u)\\&"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://evil.example",
+        "HTTP://evil.example/x?y",
+        "www.evil.example",
+        "someone@evil.example",
+        "'pissa:ftp://evil.example'",
+        "mailto:a",
+    ],
+)
+def test_a_bare_address_is_no_link(address):
+    # A renderer of GFM makes links of these; nothing in a code span is one.
+    assert markdown.escaped(f"see {address} or *a*") == f"see `{address}` or \\*a\\*"
+
+
+def test_an_address_in_a_setting_is_no_link_in_the_card(tmp_path):
+    folder = write_adapter(tmp_path, config={"init_lora_weights": "pissa https://evil.example x"})
+    text = carded("scan", folder)
+    assert "evil" in text
+    assert "`https://evil.example`" in text

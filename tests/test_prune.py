@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import os
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -1042,6 +1043,15 @@ def test_a_card_that_is_too_large_is_refused_and_nothing_is_written(make, out, m
     with pytest.raises(AdapterError, match="101 bytes"):
         prune(source, [Q], out)
     assert not out.exists()
+
+
+def test_a_name_in_a_hint_is_a_word_that_a_shell_takes_as_one(make, out):
+    name = "model.layers.0.q;touch${IFS}pwned#"
+    tensors = lora(Q, *factors()) | lora(name, draw(2, 6), np.zeros((8, 3)))
+    source = make(tensors, target_modules=["q_proj", name], by=write_tensors)
+    with pytest.raises(AdapterError) as caught:
+        prune(open_adapter(source), [Q], out)
+    assert shlex.split(caught.value.hint)[-1] == name
 
 
 @pytest.mark.parametrize("target", ["private.txt", "/proc/self/environ", "../private.txt"])

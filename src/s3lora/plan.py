@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -175,7 +176,7 @@ def _refuse_broken(adapter: Adapter, chosen: set[ModuleName]) -> None:
         if fault and name not in chosen:
             raise AdapterError(
                 f"{name} would stay, but {fault}",
-                hint=f"take it out first: --modules {name}",
+                hint=f"take it out first: --modules {shlex.quote(name)}",
             )
 
 

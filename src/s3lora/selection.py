@@ -146,6 +146,8 @@ def robust_z(table: ScoreTable) -> dict[ModuleName, float]:
     if not table.scores:
         return {}
     values = np.array([score.value for score in table.scores])
+    if np.abs(values).max() > 1e300:  # z has no unit: a difference of two such would overflow
+        values = values * 2.0**-100
     deviations = values - np.median(values)
     spread = 1.4826 * float(np.median(np.abs(deviations)))
     if spread == 0:

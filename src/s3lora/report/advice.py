@@ -7,6 +7,7 @@ from inspect import cleandoc
 from s3lora.errors import ParameterError
 from s3lora.findings import RULES
 from s3lora.methods import method_class
+from s3lora.report.escape import printable
 
 ADVICE: dict[str, str] = {
     "base-weight-payload": "Ask whoever made the adapter why it carries weights of the base "
@@ -39,7 +40,7 @@ NO_PROOF = "A score is a reason to look at a module, no proof of harm."
 
 def meaning(rule: str) -> str:
     """What a rule says; of a rule that this version does not know, its name."""
-    return RULES.get(rule, f"A finding by the rule {rule}.")
+    return RULES.get(rule, f"A finding by the rule {printable(rule)}.")
 
 
 def advice(rule: str) -> str:
@@ -53,4 +54,6 @@ def method_summary(name: str) -> str:
         told = cleandoc(method_class(name).__doc__ or "")
     except ParameterError:
         told = ""
-    return told.partition("\n\n")[0].replace("\n", " ") or f"A score by the method {name}."
+    return (
+        told.partition("\n\n")[0].replace("\n", " ") or f"A score by the method {printable(name)}."
+    )

@@ -1,20 +1,18 @@
 """A model card of an adapter: metadata for a hub, and a section on what was seen and done.
 
-`prune` puts the section into the README.md of what it writes. Names come from a file that may be
-hostile: they stand in code spans that they cannot close.
+`prune` puts the section into the README.md of what it writes.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from s3lora.io.sources import MANIFEST
 from s3lora.report import PlanFacts, PlannedEdit, Report, Source
 from s3lora.report.advice import NO_PROOF
-from s3lora.report.escape import printable
+from s3lora.report.markdown import cell, code, escaped, figure, grid
 from s3lora.report.verdict import verdict
 from s3lora.scores import ScoreTable
 
@@ -142,30 +140,6 @@ def _chosen(report: Report) -> Iterator[str]:
     yield from ("", "### Chosen", "", *grid("rlr", ("place", "module", "score"), rows))
 
 
-def grid(sides: str, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A table in Markdown.
-
-    Args:
-        sides: For each column l or r, as its text is to stand left or right.
-        titles: Of the columns; like the cells, safe to stand in a table.
-        rows: Their cells.
-    """
-    rule = "|".join("---" if side == "l" else "---:" for side in sides)
-    yield f"| {' | '.join(titles)} |"
-    yield f"|{rule}|"
-    yield from (f"| {' | '.join(row)} |" for row in rows)
-
-
-def cell(text: str) -> str:
-    """A text as a code span in a table."""
-    return code(text).replace("|", "\\|")
-
-
-def figure(value: float | None) -> str:
-    """A number in a table."""
-    return "–" if value is None else f"{value:.4g}"
-
-
 def pruned(
     plan: PlanFacts,
     modules: int,
@@ -223,18 +197,3 @@ def method_of(table: ScoreTable) -> str:
 def _named(name: str, params: Mapping[str, Any]) -> str:
     shown = ", ".join(f"{key} = {value}" for key, value in params.items())
     return f"{code(name)} ({escaped(shown)})" if shown else code(name)
-
-
-def code(text: str) -> str:
-    """A text as a code span that nothing in it ends."""
-    text = printable(text) or " "  # two backticks alone are no span, but may begin one
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    if not longest:
-        return f"`{text}`"
-    fence = "`" * (longest + 1)
-    return f"{fence} {text} {fence}"
-
-
-def escaped(text: str) -> str:
-    """A text with what Markdown or HTML would act on escaped."""
-    return re.sub(r"([\\`*\[\]<&])", r"\\\1", printable(text))

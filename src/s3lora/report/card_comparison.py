@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from s3lora.compare import Difference
 from s3lora.report import Comparison
-from s3lora.report.card import cell, code, document, escaped, figure, grid, identity, made_by
+from s3lora.report.card import document, identity, made_by
+from s3lora.report.markdown import cell, code, escaped, figure, grid
 from s3lora.report.verdict import verdict
 
 MOST = 10

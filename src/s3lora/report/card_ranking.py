@@ -6,17 +6,8 @@ from collections.abc import Iterator
 
 from s3lora.report import Ranking
 from s3lora.report.advice import NO_PROOF
-from s3lora.report.card import (
-    cell,
-    code,
-    document,
-    escaped,
-    figure,
-    grid,
-    identity,
-    made_by,
-    method_of,
-)
+from s3lora.report.card import document, identity, made_by, method_of
+from s3lora.report.markdown import cell, code, escaped, figure, grid
 from s3lora.report.verdict import verdict
 
 MOST = 5

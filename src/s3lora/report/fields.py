@@ -54,10 +54,12 @@ class Fields:
         return str(self._get(key, str, _given(default)))
 
     def whole(self, key: str, default: Any = ...) -> int:
-        """A whole number that is not negative."""
+        """A whole number that is not negative and fits 64 bits."""
         found = self._get(key, int, _given(default))
         if found < 0:
             refuse(f"{self.at(key)} is negative")
+        if found >= 2**63:
+            refuse(f"{self.at(key)} is too large")
         return int(found)
 
     def flag(self, key: str, default: Any = ...) -> bool:
@@ -65,7 +67,7 @@ class Fields:
         return bool(self._get(key, bool, _given(default)))
 
     def number(self, key: str) -> float:
-        """A number."""
+        """A number that fits a float."""
         found: float = self._get(key, (float, int), MISSING)
         return _bounded(found, self.at(key))
 
@@ -103,6 +105,29 @@ class Fields:
         if not all(type(item) in (int, float) for item in found):
             refuse(f"{self.at(key)} holds what is not a number")
         return tuple(_bounded(item, self.at(key)) for item in found)
+
+
+def check_text(value: object) -> None:
+    """See to it that every text in a document, keys too, is one that can be written again.
+
+    JSON can hold half a character (a lone surrogate), which no encoding writes. A byte of a file's
+    name that is no UTF-8 stands in it as U+DC80 to U+DCFF (PEP 383): that is let through.
+
+    Raises:
+        DataError: if one is not.
+    """
+    level = [value]
+    while level:
+        item = level.pop()
+        if isinstance(item, dict):
+            level += [*item, *item.values()]
+        elif isinstance(item, list):
+            level += item
+        elif isinstance(item, str):
+            try:
+                item.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                refuse("a text in it holds half a character")
 
 
 MISSING: Any = object()

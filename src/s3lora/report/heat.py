@@ -7,6 +7,7 @@ the score to look at first of all that fall into it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -70,14 +71,15 @@ def stacks(table: ScoreTable) -> list[Stack]:
     values = [score.value for score in table.scores]
     if not values or min(values) == max(values):
         return []
-    low, spread = min(values), max(values) - min(values)
+    low, high = min(values), max(values)
+    unit = 1.0 if math.isfinite(high - low) else 0.25  # the spread of the largest floats overflows
     found: dict[str, dict[tuple[str, int], float]] = {}
     for score in table.scores:
         layer = layer_of(score.module)
         name, _, depth = layer.rpartition(".")
         if layer == score.module or not depth.isdecimal():
             continue
-        share = (score.value - low) / spread
+        share = (unit * score.value - unit * low) / (unit * high - unit * low)
         share = share if table.unsafe == "high" else 1 - share
         place = projection_of(score.module), int(depth)
         cells = found.setdefault(name, {})

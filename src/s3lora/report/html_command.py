@@ -1,11 +1,12 @@
 """The command that makes a choice again, in words that are safe to paste into a shell.
 
 The page puts the numbers and the projections in; every word that comes from a file or from the
-command line is quoted here.
+command line is quoted here, and a value counts as a number only if it is one.
 """
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -102,7 +103,7 @@ def choice(report: Report) -> dict[str, Any]:
     params = dict(report.policy_params)
     among = params.pop("among", None)
     kinds = {"top-k": "k", "threshold": "threshold", "outliers": "z"}
-    if list(params) == [kinds.get(report.policy_name)]:
+    if list(params) == [kinds.get(report.policy_name)] and _is_number(*params.values()):
         kind, (value,) = report.policy_name, params.values()
         return {"kind": kind, "value": value, "among": among}
     parts = None if among is None else [listed(name) for name in among]
@@ -120,11 +121,14 @@ def _options(params: Mapping[str, Any], among: list[str | None] | None) -> str |
         return _flag("--modules", [listed(name) for name in params["names"]])
     if not params.keys() <= FLAGS.keys():
         return None
-    told = " ".join(f"{FLAGS[key]}={value}" for key, value in params.items())
-    if among is None:
-        return told
-    flag = _flag("--among", among)
-    return None if flag is None else f"{told} {flag}"
+    words = [word(f"{FLAGS[key]}={value}") for key, value in params.items()]
+    words += [] if among is None else [_flag("--among", among)]
+    return None if None in words else " ".join(text for text in words if text)
+
+
+def _is_number(value: object) -> bool:
+    """Whether the page's control can take a value: it puts it into the command as it is."""
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _flag(flag: str, parts: list[str | None]) -> str | None:

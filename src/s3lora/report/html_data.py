@@ -14,6 +14,7 @@ from s3lora.adapter import ModuleName, natural_key, projection_of
 from s3lora.report import Comparison, ModuleFacts, Ranking, Report
 from s3lora.report.html_command import choice, command, listed
 from s3lora.report.html_words import short
+from s3lora.report.json import rounded
 from s3lora.report.places import places_of
 from s3lora.scores import ScoreTable
 
@@ -150,7 +151,8 @@ def _parts(names: Sequence[ModuleName], table: ScoreTable) -> dict[str, list[flo
 def _norms(names: Iterable[ModuleName], series: Mapping[ModuleName, Series]) -> dict[Any, float]:
     """‖ΔW‖_F of the modules whose spectrum is known."""
     known = {name: series[name]["update"] for name in names if "update" in series.get(name, {})}
-    return {name: math.hypot(*values) for name, values in known.items()}
+    norms = {name: math.hypot(*values) for name, values in known.items()}
+    return {name: norm for name, norm in norms.items() if math.isfinite(norm)}
 
 
 def _told_norms(table: ScoreTable) -> dict[Any, float]:
@@ -178,4 +180,4 @@ def _kept(values: Sequence[float], most: int) -> list[float | None]:
 
 
 def _rounded(value: float | None, digits: int = 6) -> float | None:
-    return None if value is None else float(f"{value:.{digits}g}")
+    return None if value is None else rounded(value, digits)

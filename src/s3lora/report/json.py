@@ -6,6 +6,7 @@ What is written here is read back by `s3lora.report.reading`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -97,7 +98,16 @@ def _skipped(row: Skipped) -> dict[str, Any]:
 
 def _spectra(series: Mapping[str, Iterable[float]]) -> dict[str, list[float]]:
     """Spectra by name, rounded: they are for plots, and would be most of the file."""
-    return {name: [float(f"{x:.{DIGITS}g}") for x in values] for name, values in series.items()}
+    return {name: [rounded(x, DIGITS) for x in values] for name, values in series.items()}
+
+
+def rounded(value: float, digits: int) -> float:
+    """A number with so many significant digits; the largest floats stay as they are.
+
+    Rounded up, those would be beyond what a float holds.
+    """
+    short = float(f"{value:.{digits}g}")
+    return short if math.isfinite(short) else value
 
 
 def _plan(plan: PlanFacts) -> dict[str, Any]:

@@ -6,6 +6,8 @@ same, with empty texts and zeros in those places. Fields that are not known are 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,18 @@ from s3lora.report import (
     Result,
     Source,
 )
-from s3lora.report.fields import HINT, Fields, refuse
+from s3lora.report.fields import HINT, Fields, check_text, refuse
 from s3lora.report.json import SCHEMA
 from s3lora.scores import Score, ScoreTable, Skipped
 
 MAX_BYTES = 512 * 2**20
 MAX_MARKS = 20_000_000
 """Colons, commas and brackets: a thousand modules of rank 256 have about a million."""
+MAX_NAME = 1000
+"""Longest name of a module, in characters: what a file may name so, and the index of an expert."""
+RULE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+HALVES = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Before a half of a character that is written as two; most documents hold none."""
 
 
 def load(path: Path) -> Result:
@@ -51,7 +58,10 @@ def read(raw: bytes) -> Result:
         AdapterError: if it is not JSON, or not as strict as `s3lora.io.strict_json` wants it.
         DataError: if it is something else than a result of this schema.
     """
-    document = Fields(strict_json.parse(raw, "the result", marks=MAX_MARKS, hint=HINT))
+    parsed = strict_json.parse(raw, "the result", marks=MAX_MARKS, hint=HINT)
+    if HALVES.search(raw):
+        check_text(parsed)
+    document = Fields(parsed)
     schema = document.whole("schema")
     if schema != SCHEMA:
         refuse(f"its schema is {schema}, and this version reads schema {SCHEMA}")
@@ -105,7 +115,7 @@ def _scan(document: Fields) -> Report:
         ),
         findings=tuple(
             Finding(
-                row.text("rule"),
+                _rule(row),
                 row.one_of("severity", SEVERITIES),
                 row.text("where"),
                 row.text("message"),
@@ -113,11 +123,36 @@ def _scan(document: Fields) -> Report:
             for row in document.each("findings")
         ),
         policy_name=policy.text("name"),
-        policy_params=policy.fields("params").value,
+        policy_params=_policy_params(policy.fields("params")),
         chosen=chosen,
         plan=_plan(document.fields("plan"), chosen) if "plan" in document.value else None,
         weights=adapter.text("weights", ""),
     )
+
+
+def _rule(row: Fields) -> str:
+    """The name of a rule; a later version may have more than this one."""
+    rule = row.text("rule")
+    if not RULE.fullmatch(rule):
+        refuse(f"{row.at('rule')} is no name of a rule: {rule[:80]!r}")
+    return rule
+
+
+def _policy_params(params: Fields) -> dict[str, Any]:
+    """The parameters of a policy: those of s3lora's own are of their types, as commands use them.
+
+    Parameters of another policy are shown and never used.
+    """
+    readers: Mapping[str, Callable[[str], Any]] = {
+        "k": params.whole,
+        "fraction": params.number,
+        "threshold": params.number,
+        "z": params.number,
+        "granularity": lambda key: params.one_of(key, ("module", "layer")),
+        "among": lambda key: list(params.texts(key)),
+        "names": lambda key: list(params.texts(key)),
+    }
+    return {key: readers.get(key, params.value.get)(key) for key in params.value}
 
 
 def _plan(plan: Fields, chosen: tuple[ModuleName, ...]) -> PlanFacts:
@@ -216,6 +251,8 @@ def _source(ref: str, row: Fields) -> Source:
 def _new_name(row: Fields, facts: dict[ModuleName, ModuleFacts]) -> ModuleName:
     """The name of a module, noted with what is told of it; it must not have come before."""
     name = ModuleName(row.text("module"))
+    if len(name) > MAX_NAME:
+        refuse(f"{row.at('module')} is {len(name)} characters long, more than {MAX_NAME}")
     if name in facts:
         refuse(f"{row.path} is of a module that came before")
     shape = row.numbers("shape") if "shape" in row.value else (0, 0)

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from s3lora.report import Source
 from s3lora.report.escape import printable
+from s3lora.report.markdown import escaped
 
 SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -119,7 +120,10 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "name": "".join(word.capitalize() for word in re.split(r"\W+", printable(rule.name))),
         "shortDescription": {"text": _text(told.partition(". ")[0].rstrip(".") + ".")},
         "fullDescription": {"text": _text(told)},
-        "help": {"text": _text(f"{told} {done}"), "markdown": f"{_text(told)}\n\n{_text(done)}"},
+        "help": {
+            "text": _text(f"{told} {done}"),
+            "markdown": f"{_markdown(told)}\n\n{_markdown(done)}",
+        },
     }
 
 
@@ -180,9 +184,14 @@ def _uri(path: str) -> dict[str, Any]:
     return {"uri": quote(escaped, safe="/%"), "uriBaseId": "%SRCROOT%"}
 
 
+def _markdown(text: str) -> str:
+    """Text as Markdown in which nothing is a link, and braces are no placeholders."""
+    return escaped(text[:LONGEST]).replace("{", "{{").replace("}", "}}")
+
+
 def _text(text: str) -> str:
     """Text as a plain text message: what would be a link or a placeholder in it is escaped."""
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    for mark, escaped in (("[", "\\["), ("]", "\\]"), ("{", "{{"), ("}", "}}")):
-        text = text.replace(mark, escaped)
+    for mark, plain in (("[", "\\["), ("]", "\\]"), ("{", "{{"), ("}", "}}")):
+        text = text.replace(mark, plain)
     return printable(text)

@@ -107,6 +107,7 @@ const words = () => {
   const { kind, value } = state.policy;
   if (kind === "asked") return data.choice.words;
   const flag = KINDS[kind][2];
+  if (typeof value !== "number" || !Number.isFinite(value)) return null;
   const told = `${flag}${value < 0 ? "=" : " "}${value}`;
   const all = present();
   const some = all.filter((at) => state.among.has(at));
