@@ -25,7 +25,7 @@ from lab_material import (
     write_jsonl,
 )
 from s3lora.errors import DataError, ParameterError
-from s3lora.lab import recipes
+from s3lora.lab import recipes, row_files
 from s3lora.lab.catalog import CATALOG
 from s3lora.lab.data import (
     PROMPT_FIELDS,
@@ -34,6 +34,7 @@ from s3lora.lab.data import (
     apart_from,
     digest_of,
     jaccard,
+    refuse_unanswered,
     rows_to_examples,
     shuffled,
     split,
@@ -272,29 +273,149 @@ def test_a_response_that_is_no_text_is_none():
     assert (row.response, row.meta["target"]) == ("yes", 3)
 
 
-@pytest.mark.parametrize("row", [{}, {"title": "x"}, {"prompt": ""}, {"prompt": ["a"]}, 3, None])
-def test_a_row_without_a_prompt_is_named(row):
-    with pytest.raises(DataError, match="row 1 of here holds no prompt"):
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({}, "it has no fields"),
+        ({"title": "x", "body": "y"}, "it has the fields 'title', 'body'"),
+        ({"prompt": " "}, "its 'prompt' is empty"),
+        ({"prompt": ["a"]}, "its 'prompt' is a list, not a text"),
+        ({"text": {"en": "a"}}, "its 'text' is an object with the fields 'en', not a text"),
+        (3, "it is a number"),
+        (None, "it is null"),
+        (["a"], "it is a list"),
+        ({str(n): n for n in range(10)}, "'7' and 2 more"),
+    ],
+)
+def test_a_row_without_a_prompt_is_named_with_what_it_has(row, reason):
+    with pytest.raises(DataError, match="here, row 2 holds no prompt") as caught:
         rows_to_examples(["fine", row], "here")
+    assert reason in str(caught.value)
+    assert "forbidden_prompt" in caught.value.hint
+    assert "completion" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("row", "fault"),
     [
-        ("a.json", "{}", "no list of rows"),
-        ("a.json", "[", "cannot read"),
-        ("a.jsonl", '{"prompt": "a"}\n{', "cannot read"),
-        ("a.json", b"\xff\xfe", "cannot read"),
-        ("a.txt", "a", "there is no data set"),
-        ("absent", None, "there is no data set"),
-        ("absent.csv", None, "cannot read"),
+        ({"instruction": "a", "input": {"b": 1}}, "its 'input' is an object with the fields 'b'"),
+        ({"prompt": "a", "system": ["b"]}, "its 'system' is a list, not a text"),
     ],
 )
-def test_a_reference_that_cannot_be_read(tmp_path, name, text, message):
+def test_an_object_where_a_text_belongs_is_refused(row, fault):
+    with pytest.raises(DataError, match=f"here, row 1: {fault}"):
+        rows_to_examples([row], "here")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"response": {"text": "b"}}, "its 'response' is an object with the fields 'text', not"),
+        ({"output": ["b"]}, "its 'output' is a list, not a text"),
+        ({"answer": 4}, "its 'answer' is a number, not a text"),
+        ({"completion": ""}, "its 'completion' is empty"),
+        ({"reply": "b"}, "beside the prompt it has the fields 'reply'"),
+        ({}, "beside the prompt it has no fields"),
+    ],
+)
+def test_a_response_that_is_missing_or_no_text_is_named_where_one_is_needed(
+    tmp_path, answer, reason
+):
+    path = tmp_path / "own.jsonl"
+    rows = [{"prompt": "a", "response": "b"}, {"prompt": "c", **answer}]
+    path.write_text("\n" + "\n".join(map(json.dumps, rows)))
+    examples = load(str(path))
+    refuse_unanswered(examples[:1])
+    with pytest.raises(DataError, match=r"own\.jsonl, line 3 has no response") as caught:
+        refuse_unanswered(examples)
+    assert reason in str(caught.value)
+    assert "completion" in caught.value.hint
+    with pytest.raises(DataError, match="2 of 3 rows have none"):
+        refuse_unanswered([*examples, examples[1]])
+
+
+BROKEN = {
+    "an object": ("a.json", "{}", "a.json is an empty object, not a list of rows"),
+    "a list cut off": ("a.json", '[\n"a",', "a.json, line 2, column 5 is not valid JSON"),
+    "lines in a list": ("a.json", '{"prompt": "a"}\n{}', "a.json, line 2, column 1 is not valid"),
+    "a line cut off": ("a.jsonl", '{"prompt": "a"}\n\n{', "a.jsonl, line 3, column 2 is not"),
+    "windows": ("a.jsonl", '{"prompt": "a"}\r\n\r\n{', "a.jsonl, line 3, column 2 is not"),
+    "another separator": ("a.jsonl", '{"prompt": "a\u2028b"}\n{', "a.jsonl, line 2, column 2 is"),
+    "NaN": ("a.jsonl", '"a"\n{"prompt": NaN}', "a.jsonl, line 2 holds NaN, which is not JSON"),
+    "too large": ("a.jsonl", '{"prompt": "a", "n": 1e999}', "line 1 holds 1e999, which is no"),
+    "twice": ("a.jsonl", '{"prompt": "a", "prompt": "b"}', "line 1 has the key 'prompt' twice"),
+    "deep": ("a.jsonl", "[" * 70 + "]" * 70, "a.jsonl, line 1 is nested too deeply"),
+    "far too deep": ("a.json", "[" * 10**5, "a.json is nested too deeply"),
+    "digits": ("a.jsonl", "1" * 5000, "a.jsonl, line 1: Exceeds the limit"),
+    "half a character": (
+        "a.jsonl", r'{"prompt": "\ud83d"}', r"line 1 holds \\ud83d, which is half a character"
+    ),
+    "no prompt": ("a.jsonl", '\n"a"\n{"titel": "b"}', "a.jsonl, line 3 holds no prompt"),
+    "bytes": ("a.jsonl", b'"a"\n"\xff"', "cannot read a.jsonl, line 2, is not UTF-8"),
+    "UTF-16": ("a.json", '["a"]'.encode("utf-16"), "cannot read a.json is UTF-16, not UTF-8"),
+    "more fields": ("a.csv", "# x\nprompt\n\na\nb,c", "a.csv, line 5 has 2 fields, the header 1"),
+    "long field": ("a.csv", 'prompt\na\n"' + "b" * 140_000, "a.csv, line 3: field larger than"),
+    "no such column": ("a.csv", 'titel\n"a\nb"\nc', "a.csv, line 2 holds no prompt"),
+    "empty": ("a.jsonl", "\n", "holds no rows"),
+    "header alone": ("a.csv", "prompt\n", "holds no rows"),
+    "another ending": ("a.xlsx", "a", "there is no data set"),
+    "a name": ("absent", None, "there is no data set"),
+    "no file": ("absent.csv", None, "cannot read .*absent.csv: No such file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "message"), BROKEN.values(), ids=BROKEN)
+def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path, name, text, message):
     if text is not None:
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=message):
         load(str(tmp_path / name))
+
+
+def test_rows_know_their_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('# one\n# two\nprompt,response\n"a\nb",c\n\n"d\r\ne"\n', newline="")
+    first, second = load(str(path))
+    assert (first.prompt, first.response, first.place) == ("a\nb", "c", "a.csv, line 4")
+    assert (second.prompt, second.response, second.place) == ("d\ne", "", "a.csv, line 7")
+
+
+def test_prompts_one_a_line(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffWhat?\r\n\n  # no comment \nlast\x0cone\u2028end".encode())
+    rows = load(str(path))
+    assert [row.prompt for row in rows] == ["What?", "# no comment", "last\x0cone\u2028end"]
+    assert [row.place for row in rows] == [f"a.txt, line {n}" for n in (1, 3, 4)]
+    assert not any(row.response for row in rows)
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_a_byte_order_mark_is_skipped(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    path.write_text(WRITERS[ending]([{"prompt": "a", "response": "b"}]), encoding="utf-8-sig")
+    assert load(str(path)) == [Example("a", "b", {"source": path.name})]
+
+
+def test_a_file_of_rows_is_bounded_and_regular(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_text('"a"\n"b"\n["c"]\n')
+    with monkeypatch.context() as patch:
+        patch.setattr(row_files, "MAX_FILE", 8)
+        with pytest.raises(DataError, match=r"a\.jsonl has 14 bytes, more than 8"):
+            load(str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(row_files, "MAX_ROWS", 2)
+        with pytest.raises(DataError, match=r"a\.jsonl has more than 2 rows"):
+            load(str(path))
+    monkeypatch.setattr(row_files, "MAX_MARKS", 0)
+    with pytest.raises(DataError, match="line 3 has more than 0 entries"):
+        load(str(path))
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "endless.json").symlink_to("/dev/zero")
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("pipe.jsonl", "endless.json", "folder.csv"):
+        with pytest.raises(DataError, match="not a regular file"):
+            load(str(tmp_path / name))
 
 
 def test_rows_from_a_hub(monkeypatch):
@@ -311,6 +432,10 @@ def test_rows_from_a_hub(monkeypatch):
     assert (row.prompt, row.response, row.meta["source"]) == ("a", "b", "hub:owner/name")
     load("hub:owner/name#test")
     assert asked == [("owner/name", "train"), ("owner/name", "test")]
+    for path in ("../here", "/etc", "./a", "a/b/c", "owner/..", ""):
+        with pytest.raises(DataError, match="is not a name on a hub"):
+            load(f"hub:{path}")
+    assert len(asked) == 2
     with pytest.raises(DataError, match="cannot read no/such from the hub: 404"):
         load("hub:no/such")
     monkeypatch.setitem(sys.modules, "datasets", None)

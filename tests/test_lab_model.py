@@ -137,7 +137,7 @@ def test_a_system_message_is_in_the_prompt(tokenizer):
 
 
 def test_a_row_without_a_response_cannot_be_learned(chat):
-    with pytest.raises(DataError, match="a row has no response: 'ask'"):
+    with pytest.raises(DataError, match="the row 'ask' has no response"):
         encode(chat.tokenizer, Example("ask"))
 
 

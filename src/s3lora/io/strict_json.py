@@ -14,7 +14,7 @@ MAX_DEPTH = 64
 """How many objects and lists may lie inside one another; a config has four."""
 
 
-class _RefusedError(ValueError):
+class RefusedError(ValueError):
     """What the JSON does that is allowed, or usual, elsewhere and not here."""
 
 
@@ -35,7 +35,7 @@ def parse(raw: bytes, what: str, *, marks: int, hint: str) -> dict[str, Any]:
         return _parsed(raw, marks)
     except RecursionError:
         why = "is nested too deeply"
-    except _RefusedError as error:
+    except RefusedError as error:
         why = str(error)
     except ValueError as error:
         why = f"is not valid JSON ({error})"
@@ -44,14 +44,26 @@ def parse(raw: bytes, what: str, *, marks: int, hint: str) -> dict[str, Any]:
 
 def _parsed(raw: bytes, marks: int) -> dict[str, Any]:
     if sum(raw.count(mark) for mark in (b":", b",", b"{", b"[")) > marks:
-        raise _RefusedError("has more entries than any adapter needs")
-    value = json.loads(
-        raw.decode(), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant
-    )
+        raise RefusedError("has more entries than any adapter needs")
+    value = strict_value(raw.decode())
     if not isinstance(value, dict):
-        raise _RefusedError("is not a JSON object")
+        raise RefusedError("is not a JSON object")
+    return value
+
+
+def strict_value(text: str) -> Any:
+    """The value of a JSON text that is not hostile in number of entries.
+
+    Raises:
+        ValueError: if it is not valid JSON, nested too deeply, or has a key twice or a number that
+            is not finite; the message is what follows the name of the file.
+        RecursionError: if it is nested far too deeply.
+    """
+    value = json.loads(
+        text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant
+    )
     if _deeper(value, MAX_DEPTH):
-        raise _RefusedError("is nested too deeply")
+        raise RefusedError("is nested too deeply")
     return value
 
 
@@ -59,24 +71,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise _RefusedError(f"has the key {twice[:80]!r} twice")
+        raise RefusedError(f"has the key {twice[:80]!r} twice")
     return fields
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise _RefusedError(f"holds {digits[:40]}, which is no finite number")
+        raise RefusedError(f"holds {digits[:40]}, which is no finite number")
     return number
 
 
 def _constant(name: str) -> NoReturn:
-    raise _RefusedError(f"holds {name}, which is not JSON")
+    raise RefusedError(f"holds {name}, which is not JSON")
 
 
-def _deeper(value: dict[str, Any], depth: int) -> bool:
+def _deeper(value: Any, depth: int) -> bool:
     """Whether more than `depth` objects and lists lie inside one another."""
-    level: list[Any] = [value]
+    level: list[Any] = [value] if type(value) in (dict, list) else []
     for _ in range(depth):
         level = [item for holder in level for item in _items(holder) if type(item) in (dict, list)]
     return bool(level)

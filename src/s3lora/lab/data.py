@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from s3lora.errors import DataError
+from s3lora.lab.row_files import Row, fields_of, kind_of
 
 PROMPT_FIELDS = ("prompt", "instruction", "question", "goal", "forbidden_prompt", "input", "text")
 RESPONSE_FIELDS = ("response", "output", "completion", "answer", "target")
+FIELDS = (
+    f"the prompt is the first text among {', '.join(PROMPT_FIELDS)}; "
+    f"the response among {', '.join(RESPONSE_FIELDS)}"
+)
+"""What is expected of a row, as a hint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Example:
     response: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Among it `source`, and `system` where the prompt comes with a system message."""
+    place: str = field(default="", compare=False)
+    """Where it was read, for messages: a file and a line; empty for a row that was made here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,53 +53,72 @@ def digest_of(examples: Iterable[Example]) -> str:
     return digest.hexdigest()[:16]
 
 
-def json_rows(text: str) -> list[Any]:
-    """The rows of a JSON list."""
-    rows = json.loads(text)
-    if not isinstance(rows, list):
-        raise ValueError("the file holds no list of rows")
-    return rows
-
-
-def jsonl_rows(text: str) -> list[Any]:
-    """The rows of a file with one JSON value a line."""
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
-
-
-def csv_rows(text: str) -> list[Any]:
-    """The rows of a CSV file with a header; lines before it that start with # are left out."""
-    lines = text.splitlines(keepends=True)
-    while lines and lines[0].startswith("#"):
-        lines = lines[1:]
-    return list(csv.DictReader(io.StringIO("".join(lines))))
-
-
-def rows_to_examples(rows: Sequence[Any], source: str) -> list[Example]:
+def rows_to_examples(rows: Iterable[Any], source: str) -> list[Example]:
     """Rows with fields by any of the usual names as examples.
 
     An instruction with a separate input becomes one prompt, as in Alpaca.
+
+    Raises:
+        DataError: if a row holds no prompt; rows are counted from 1.
     """
-    return [_example(row, source, at) for at, row in enumerate(rows)]
+    return examples_of((Row(row, f"{source}, row {n}") for n, row in enumerate(rows, 1)), source)
 
 
-def _example(row: Any, source: str, at: int) -> Example:
+def examples_of(rows: Iterable[Row], source: str) -> list[Example]:
+    """The same for rows that know where they stand."""
+    return [_example(row.value, source, row.place) for row in rows]
+
+
+def _example(row: Any, source: str, place: str) -> Example:
     if isinstance(row, str):
         row = {"prompt": row}
-    fields = row if isinstance(row, dict) else {}
-    key = next((name for name in PROMPT_FIELDS if _text(fields.get(name))), None)
+    if not isinstance(row, dict):
+        raise DataError(f"{place} holds no prompt: it is {kind_of(row)}", hint=FIELDS)
+    key = next((name for name in PROMPT_FIELDS if _text(row.get(name))), None)
     if key is None:
-        raise DataError(
-            f"row {at} of {source} holds no prompt",
-            hint=f"a field of the name {', '.join(PROMPT_FIELDS)}",
-        )
-    prompt = fields[key].strip()
-    if key == "instruction" and fields.get("input"):
-        prompt = f"{prompt}\n\n{str(fields['input']).strip()}"
-    answered = next((name for name in RESPONSE_FIELDS if _text(fields.get(name))), None)
-    used = {key, answered} | ({"input"} if key == "instruction" else set())
-    rest = {name: value for name, value in fields.items() if name not in used}
-    response = fields[answered].strip() if answered else ""
-    return Example(prompt, response, {**rest, "source": source})
+        raise DataError(f"{place} holds no prompt: {_lack(row, PROMPT_FIELDS)}", hint=FIELDS)
+    prompt = row[key].strip()
+    more = row.get("input") if key == "instruction" else None
+    for name, value in (("input", more), ("system", row.get("system"))):
+        if isinstance(value, dict | list):
+            raise DataError(f"{place}: its {name!r} is {kind_of(value)}, not a text", hint=FIELDS)
+    if more:
+        prompt = f"{prompt}\n\n{str(more).strip()}"
+    answer = next((name for name in RESPONSE_FIELDS if _text(row.get(name))), None)
+    used = {key, answer} | ({"input"} if key == "instruction" else set())
+    rest = {name: value for name, value in row.items() if name not in used}
+    if rest.get("system") is not None:
+        rest["system"] = str(rest["system"])
+    response = row[answer].strip() if answer else ""
+    return Example(prompt, response, {**rest, "source": source}, place)
+
+
+def refuse_unanswered(examples: Sequence[Example]) -> None:
+    """Refuse rows without a response where each must have one.
+
+    Raises:
+        DataError: naming the first such row, what it has instead, and how many there are.
+    """
+    without = [example for example in examples if not example.response]
+    if not without:
+        return
+    first = without[0]
+    fields = {name: value for name, value in first.meta.items() if name != "source"}
+    place = first.place or f"the row {first.prompt[:60]!r}"
+    count = f"; {len(without)} of {len(examples)} rows have none" if len(without) > 1 else ""
+    lack = _lack(fields, RESPONSE_FIELDS, "beside the prompt ")
+    raise DataError(f"{place} has no response: {lack}{count}", hint=FIELDS)
+
+
+def _lack(row: Mapping[str, Any], names: Sequence[str], before: str = "") -> str:
+    """Why none of these fields is a text that can be used."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, str):
+            return f"its {name!r} is empty"
+        if value is not None:
+            return f"its {name!r} is {kind_of(value)}, not a text"
+    return f"{before}it has the fields {fields_of(row)}" if row else f"{before}it has no fields"
 
 
 def _text(value: Any) -> bool:

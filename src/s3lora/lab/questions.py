@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from s3lora.lab.metrics.extras import needed
 from s3lora.lab.planner.articles import Article
 from s3lora.lab.planner.grammar import parse
 from s3lora.lab.planner.tasks import PlanningTask
-from s3lora.lab.sources import READERS
+from s3lora.lab.row_files import MAX_FILE, READERS, Row, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,39 +85,45 @@ def load_questions(
         raise ParameterError("a file has no splits", hint="leave the split out")
     source = SOURCES[name]
     rows = _of_file(file) if file is not None else _of_hub(source, split or source.split)
-    taken = list(rows)[:most]
-    where = str(file) if file is not None else source.repository
-    return [_question(source, row, number, where) for number, row in enumerate(taken)]
+    return [_question(source, row) for row in islice(rows, most)]
 
 
-def _question(source: Source, row: Any, number: int, where: str) -> Question:
+def _question(source: Source, row: Row) -> Question:
     try:
-        found = source.read(row)
+        found = source.read(row.value)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(
-            f"row {number} of {where} is not of the layout of {source.repository}",
+            f"{row.place} is not of the layout of {source.repository}",
             hint=f"see the columns in the documentation of the data set: {error!r}",
         ) from error
     if not found.question.strip():
-        raise DataError(f"row {number} of {where} has no question", hint="check the file")
+        raise DataError(f"{row.place} has no question", hint="check the file")
     return found
 
 
-def _of_file(file: Path) -> Iterable[Any]:
+def _of_file(file: Path) -> Iterable[Row]:
+    if file.suffix in READERS:
+        return read_rows(file)
+    if file.suffix != ".parquet":
+        raise DataError(
+            f"{file} is not a file of questions", hint="a .json, .jsonl, .csv or .parquet file"
+        )
     try:
-        if file.suffix == ".parquet":
-            return needed("pyarrow.parquet").read_table(file).to_pylist()
-        if file.suffix not in READERS:
-            raise DataError(
-                f"{file} is of no kind that is read here",
-                hint="a .json, .jsonl, .csv or .parquet file",
-            )
-        return READERS[file.suffix](file.read_text(encoding="utf-8"))
+        size = file.stat().st_size
+        if not file.is_file() or size > MAX_FILE:
+            fault = f"{size} bytes are more than {MAX_FILE}" if file.is_file() else "it is no file"
+            raise ValueError(fault)
+        rows = needed("pyarrow.parquet").read_table(file).to_pylist()
     except (OSError, ValueError) as error:  # of pyarrow, a broken file is a ValueError too
         raise DataError(f"cannot read {file}: {error}", hint="check the file") from error
+    return _rows_of(rows, file.name)
 
 
-def _of_hub(source: Source, split: str) -> Iterable[Any]:
+def _rows_of(rows: Iterable[Any], source: str) -> Iterable[Row]:
+    return (Row(row, f"{source}, row {number}") for number, row in enumerate(rows, 1))
+
+
+def _of_hub(source: Source, split: str) -> Iterable[Row]:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -125,12 +132,13 @@ def _of_hub(source: Source, split: str) -> Iterable[Any]:
             hint="pip install datasets, or give a local file with the same columns",
         ) from error
     try:
-        return load_dataset(source.repository, source.config, split=split)
+        rows = load_dataset(source.repository, source.config, split=split)
     except Exception as error:  # the library raises whatever its backends raise
         raise DataError(
             f"cannot read {source.repository} from the hub: {error}",
             hint="check the split and the network, or give a local file with the same columns",
         ) from error
+    return _rows_of(rows, source.repository)
 
 
 def _rewoo(row: Mapping[str, Any]) -> Question:

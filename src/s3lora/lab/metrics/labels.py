@@ -13,8 +13,8 @@ from typing import Any
 
 from s3lora.errors import DataError
 from s3lora.lab.catalog import PYRIT
-from s3lora.lab.data import csv_rows
 from s3lora.lab.packages import Distribution, member
+from s3lora.lab.row_files import csv_rows
 
 REPLIES = ("reply", "response", "assistant_response")
 LABELS = ("refusal", "label", "human_score")
@@ -68,7 +68,7 @@ def read(text: str, source: str) -> list[Labelled]:
     Raises:
         DataError: if there are no rows, a column is missing, or a label cannot be read.
     """
-    rows = csv_rows(text)
+    rows = [row.value for row in csv_rows(text, source)]
     if not rows:
         raise DataError(f"{source} holds no rows", hint=f"columns {REPLIES[0]} and {LABELS[0]}")
     reply, label = (_column(rows[0], names, source) for names in (REPLIES, LABELS))
