@@ -14,7 +14,7 @@ from typing import Literal
 
 from s3lora.errors import DataError, ParameterError
 from s3lora.lab.catalog import CATALOG
-from s3lora.lab.data import Example, Split, refuse_unanswered, split
+from s3lora.lab.data import Example, Split, split
 from s3lora.lab.metrics.refusal import SCORERS
 from s3lora.lab.planner.tasks import SYSTEM, make_tasks
 from s3lora.lab.sources import load
@@ -112,14 +112,12 @@ def pools(harmful: Sequence[str], harmless: Sequence[str], test: int = 200) -> P
     data written by a model holds some, and they would teach refusing harmless prompts.
 
     Raises:
-        DataError: if a data set is of the other kind, a harmless row has no response, or there
-            are too few rows.
+        DataError: if a data set is of the other kind, or there are too few rows.
     """
     asked, answered = (
         [row for name in names for row in _of_kind(name, kind)]
         for names, kind in ((harmful, "harmful"), (harmless, "harmless"))
     )
-    refuse_unanswered(answered)
     helpful = [row for row in answered if not any(told(row.response) for told in SCORERS.values())]
     made = Pools(*(split(rows, min(test, len(rows) // 3), SEED) for rows in (asked, helpful)))
     if not all((*made.aligning, *made.attacking, *made.gating)):
