@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors import SafetensorError
 
 from adapters import (
     CODES,
@@ -821,6 +822,63 @@ def test_a_folder_of_links_is_a_source_too_and_is_not_moved_aside(make, tmp_path
                 prune(open_adapter(ref), [Q], out, force=True)
     assert prune(open_adapter(snapshot), [Q], tmp_path / "out").names == NAMES[1:]
     assert not (tmp_path / "out" / WEIGHTS).is_symlink()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+@pytest.mark.parametrize("mode", [0o644, 0o600, 0o640, 0o444])
+def test_modes_are_those_of_the_umask_and_no_wider_than_the_source(make, tmp_path, umask, mode):
+    source = make()
+    source.chmod(0o755)
+    (source / CONFIG).chmod(0o644)
+    (source / WEIGHTS).chmod(mode)
+    before = os.umask(umask)
+    try:
+        prune(open_adapter(source), [Q], tmp_path / "out")
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    private = 0o666 & ~umask & (mode | 0o700)
+    config = 0o666 & ~umask & 0o744
+    assert found == {CONFIG: config, WEIGHTS: private, "README.md": private, "s3lora.json": private}
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755 & ~umask
+
+
+def test_a_folder_that_only_its_owner_sees_is_written_as_one(make, out):
+    source = make()
+    source.chmod(0o700)
+    prune(open_adapter(source), [Q], out)
+    assert out.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_being_written_is_seen_by_its_owner_alone(make, out, monkeypatch):
+    real, seen = prune_module.write_manifest, []
+
+    def looks(*args: Any) -> None:
+        seen.extend(path.stat().st_mode & 0o777 for path in out.parent.glob(".*.partial"))
+        real(*args)
+
+    monkeypatch.setattr(prune_module, "write_manifest", looks)
+    prune(open_adapter(make()), [Q], out)
+    assert seen == [0o700]
+
+
+def test_a_file_that_is_written_anew_keeps_its_mode(tmp_path):
+    file = tmp_path / "report.json"
+    write_file(file, "1")
+    file.chmod(0o600)
+    write_file(file, "2")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("2", 0o600)
+
+
+def test_a_result_that_the_library_of_the_format_refuses_is_not_kept(make, out, monkeypatch):
+    def refuses(*args: Any, **kwargs: Any) -> None:
+        raise SafetensorError("invalid UTF-8")
+
+    monkeypatch.setattr("s3lora.verify.safe_open", refuses)
+    with pytest.raises(OutputError, match="invalid UTF-8"):
+        prune(open_adapter(make()), [Q], out)
+    assert not out.exists()
+    assert leftovers(out.parent) == []
 
 
 def test_a_parent_that_is_no_folder_is_an_error_of_ours(make, tmp_path):

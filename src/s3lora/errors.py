@@ -12,6 +12,8 @@ Every error says what is wrong and, in `hint`, what to do about it.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class S3LoraError(Exception):
     """Root of the tree: a message for people, a hint, and the exit status of the command line."""
@@ -21,6 +23,20 @@ class S3LoraError(Exception):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle and copy make it of again; that of `Exception` would leave the hint out.
+
+        An error of a worker process travels to its parent so.
+        """
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[S3LoraError], args: tuple[Any, ...], state: dict[str, Any]) -> S3LoraError:
+    """An error as it was, whatever the arguments of its class are."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class AdapterError(S3LoraError):

@@ -11,11 +11,12 @@ from s3lora.adapter import Adapter
 from s3lora.edits import Editor
 from s3lora.errors import OutputError
 from s3lora.io import open_adapter
-from s3lora.io.atomic import new_folder
+from s3lora.io.atomic import new_folder, restrict
 from s3lora.io.card_file import read_card
 from s3lora.io.checkpoint import Checkpoint
 from s3lora.io.peft_writer import write_adapter
 from s3lora.io.safetensors import TensorFile
+from s3lora.io.sources import CARD, CONFIG, WEIGHTS
 from s3lora.manifest import write_card, write_manifest
 from s3lora.plan import Plan, plan
 from s3lora.scores import ScoreTable
@@ -52,14 +53,25 @@ def apply(
     folder = Path(out)
     if folder.resolve() in _source_folders(adapter):
         raise OutputError(f"{folder} holds the source", hint="give a folder elsewhere")
-    source = Path(adapter.ref)
-    source_card = read_card(source if source.is_dir() else source.parent)
-    with new_folder(folder, replace=force) as partial:
+    ref = Path(adapter.ref)
+    source = ref if ref.is_dir() else ref.parent
+    source_card = read_card(source)
+    with new_folder(folder, replace=force, private_as=source) as partial:
         write_adapter(adapter, plan.edits, partial, fold_scale=plan.fold_scale)
         check(adapter, plan.edits, open_adapter(partial), exact=not plan.fold_scale)
         write_card(adapter, plan, partial, table, policy, source_card)
         write_manifest(adapter, plan, partial, table, policy, source_card)
+        _restrict(partial, source, adapter)
     return open_adapter(folder)
+
+
+def _restrict(written: Path, source: Path, adapter: Adapter) -> None:
+    """Let nobody read of the result what they may not read of the source."""
+    weights = adapter.tensors.path if isinstance(adapter.tensors, TensorFile) else source / WEIGHTS
+    card = source / CARD
+    origins = {CONFIG: source / CONFIG, CARD: card if card.exists() else weights}
+    for path in written.iterdir():
+        restrict(path, origins.get(path.name, weights))
 
 
 def _source_folders(adapter: Adapter) -> set[Path]:

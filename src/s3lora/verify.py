@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from s3lora.adapter import Adapter, Drop, Edit, LoraModule, ModuleName, Replace, Slot, Zero
 from s3lora.errors import OutputError
@@ -52,13 +52,24 @@ def check(
         keys = {key for slot in untouched for key in slot.keys if slot.kind != "expert"}
         wrong |= {k for k in keys if b"".join(before.chunks(k)) != b"".join(after.chunks(k))}
     if isinstance(after, TensorFile):
-        with safe_open(after.path, framework="np") as reference:
-            wrong |= set(reference.keys()) ^ after.infos.keys()
+        wrong |= _names_that_others_read(after) ^ after.infos.keys()
     if wrong:
         raise OutputError(
             f"what was written is not what was planned: {sorted(wrong)[0]}",
             hint="nothing was kept of it; please report this",
         )
+
+
+def _names_that_others_read(file: TensorFile) -> set[str]:
+    """The names of the tensors, as the format's own library reads them."""
+    try:
+        with safe_open(file.path, framework="np") as reference:
+            return set(reference.keys())
+    except SafetensorError as error:
+        raise OutputError(
+            f"what was written cannot be read by the safetensors library: {error}",
+            hint="nothing was kept of it; save the source again with another tool",
+        ) from error
 
 
 def _holds(written: LoraModule, before: Slot, edit: Replace) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,15 +13,19 @@ from s3lora.errors import OutputError
 
 
 @contextmanager
-def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(
+    out: Path, *, replace: bool = False, private_as: Path | None = None
+) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its name when the block ends well.
 
     If the block fails, the temporary folder is removed and nothing else has changed. A process
-    that is killed leaves it behind under the name `.NAME.XXXX.partial`.
+    that is killed leaves it behind under the name `.NAME.XXXX.partial`. Only its owner can look
+    into it before it has its name.
 
     Args:
         out: The folder to make; its parent is made if it is missing.
         replace: Move an `out` that is there already aside, to `NAME.old`, instead of refusing.
+        private_as: A folder; what its group and others may not do there, they may not do here.
 
     Raises:
         OutputError: if `out` is a link, exists and `replace` is off, or cannot be made.
@@ -30,9 +35,14 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     missing = [parent for parent in out.parents if not os.path.lexists(parent)]
     try:
         partial.mkdir(parents=True)
+        mode = stat.S_IMODE(partial.stat().st_mode)
+        _change_mode(partial, stat.S_IRWXU)
         yield partial
         for path in partial.iterdir():
             _sync(path)
+        _change_mode(partial, mode)
+        if private_as is not None:
+            restrict(partial, private_as)
         _sync_folder(partial)
         _refuse_taken(out, replace)
         _swap(partial, out)
@@ -43,6 +53,22 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         _remove(partial, missing)
         raise
     _sync_folder(out.parent)
+
+
+def restrict(path: Path, source: Path) -> None:
+    """Take from the group and from others what they may not do with the source.
+
+    What is written gets the mode that the umask gives; what came from a private file stays private.
+    """
+    beyond = stat.S_IRWXG | stat.S_IRWXO
+    allowed = stat.S_IMODE(source.stat().st_mode)
+    _change_mode(path, stat.S_IMODE(path.stat().st_mode) & (allowed | ~beyond))
+
+
+def _change_mode(path: Path, mode: int) -> None:
+    """Set a mode, where the file system has modes."""
+    with suppress(OSError):
+        path.chmod(mode)
 
 
 def _swap(partial: Path, out: Path) -> None:
@@ -65,7 +91,9 @@ def _remove(partial: Path, parents: Iterable[Path]) -> None:
 
 
 def write_file(out: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, a text as UTF-8; one that is there already is replaced.
+    """Write a file whole or not at all, a text as UTF-8.
+
+    One that is there already is replaced, and its mode stays.
 
     Raises:
         OutputError: if `out` is a link or a folder, or cannot be written.
@@ -79,6 +107,8 @@ def write_file(out: Path, content: str | bytes) -> None:
         try:
             with partial.open("xb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
+            if out.exists():
+                _change_mode(partial, stat.S_IMODE(out.stat().st_mode))
             partial.replace(out)
         finally:
             partial.unlink(missing_ok=True)
