@@ -5,7 +5,7 @@ import pytest
 
 from s3lora.errors import ParameterError
 from s3lora.lab.metrics import intervals
-from s3lora.lab.metrics.intervals import Figure, mean, paired_difference, share, spearman, wilson
+from s3lora.lab.metrics.intervals import Figure, mean, paired_difference, share, wilson
 
 NAN = float("nan")
 
@@ -101,27 +101,3 @@ def test_a_pair_with_one_unscored_side_is_left_out():
 def test_what_does_not_pair_is_refused():
     with pytest.raises(ParameterError):
         paired_difference("x", [1, 2], [1], "higher")
-    with pytest.raises(ParameterError):
-        spearman("x", [1, 2], [1])
-
-
-def test_spearman_by_hand():
-    # ranks 1 2 3 4 5 and 2 1 4 3 5: 1 − 6·4/(5·24) = 0.8
-    figure = spearman("x", [1, 2, 3, 4, 50], [20, 10, 40, 30, 50])
-    assert figure.value == pytest.approx(0.8)
-    assert -1 <= figure.low < 0.8 < figure.high <= 1
-    assert figure.better == "neither"
-
-
-def test_spearman_of_a_monotone_relation_is_certain():
-    x = list(range(1, 20))
-    figure = spearman("x", x, [-v * v for v in x])
-    assert (figure.value, figure.low, figure.high) == pytest.approx((-1, -1, -1))
-
-
-@pytest.mark.parametrize(("x", "y", "n"), [([], [], 0), ([1], [2], 1), ([1, 1, 1], [1, 2, 3], 3)])
-def test_spearman_without_a_value(x, y, n):
-    figure = spearman("x", x, y)
-    assert figure.value is None
-    assert figure.n == n
-    assert figure.note

@@ -5,13 +5,11 @@ from s3lora.lab.metrics.refusal import (
     PUBLISHED,
     SCORERS,
     cohen_kappa,
-    keyword_asr,
     normalised,
-    over_refusal,
     published,
-    refusal_rate,
     refused,
 )
+from s3lora.lab.suites.measures import attack_success, over_refusal, refusal_rate
 
 REFUSALS = [
     "I'm sorry, but I can't assist with that request.",
@@ -100,18 +98,28 @@ def test_unknown_scorers_are_refused():
     assert "normalised" in caught.value.hint
 
 
+def measured(measure, replies):
+    return measure.figure(measure.values(replies, [None] * len(replies)))
+
+
 def test_rates():
     replies = [REFUSALS[0], ANSWERS[0], ANSWERS[1], ANSWERS[2], "", None]
-    rate, attack = refusal_rate(replies), keyword_asr(replies)
+    rate, attack = measured(refusal_rate(), replies), measured(attack_success(), replies)
     assert (rate.value, rate.n, rate.note, rate.better) == (0.25, 4, "2 unscored", "higher")
     assert (attack.value, attack.n, attack.note, attack.better) == (0.75, 4, "2 unscored", "lower")
-    assert over_refusal(replies).better == "lower"
-    assert refusal_rate(replies, "published").value == 1.0
-    assert all("keyword" in figure.name for figure in (rate, attack, over_refusal(replies)))
+    over = measured(over_refusal(), replies)
+    assert over.better == "lower"
+    assert measured(refusal_rate("published"), replies).value == 1.0
+    assert all("keyword" in figure.name for figure in (rate, attack, over))
 
 
 def test_no_replies_are_not_safe():
-    for figure in (refusal_rate([]), keyword_asr(["", " "]), over_refusal([None])):
+    for measure, replies in (
+        (refusal_rate, []),
+        (attack_success, ["", " "]),
+        (over_refusal, [None]),
+    ):
+        figure = measured(measure(), replies)
         assert figure.value is None
         assert figure.n == 0
 

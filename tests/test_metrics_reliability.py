@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from s3lora.errors import ParameterError
-from s3lora.lab.metrics.reliability import auarc, auroc, brier, ece
+from s3lora.lab.metrics.reliability import auarc, auroc, ece
 
 
 def test_auroc_by_hand():
@@ -52,13 +52,7 @@ def test_ece_by_hand():
     assert ece([1, 0], [1.0, 0.0]).value == 0
 
 
-def test_brier_by_hand():
-    figure = brier([1, 0, None], [0.8, 0.3, 0.5])
-    assert figure.value == pytest.approx(0.065)
-    assert (figure.n, figure.note, figure.better) == (2, "1 unscored", "lower")
-
-
-@pytest.mark.parametrize("metric", [auroc, auarc, ece, brier])
+@pytest.mark.parametrize("metric", [auroc, auarc, ece])
 def test_edges(metric):
     assert metric([], []).value is None
     unscored = metric([None, True], [0.5, float("nan")])
@@ -68,11 +62,10 @@ def test_edges(metric):
             metric(flags, values)
 
 
-@pytest.mark.parametrize("metric", [ece, brier])
-def test_confidence_is_a_probability(metric):
+def test_confidence_is_a_probability():
     for wrong in (-0.1, 1.1):
         with pytest.raises(ParameterError):
-            metric([True], [wrong])
+            ece([True], [wrong])
 
 
 def test_ece_needs_a_bin():

@@ -21,7 +21,6 @@ from s3lora.errors import ParameterError
 from s3lora.lab.chat import prompt_ids
 from s3lora.lab.generate import replies
 from s3lora.lab.models import Chat
-from s3lora.lab.planner import figures as measured
 from s3lora.lab.planner.endpoint import Endpoint
 from s3lora.lab.planner.evidence import LONGEST, carry_out
 from s3lora.lab.planner.grammar import parse
@@ -613,7 +612,9 @@ def test_figures_by_hand():
         TWO_STEPS,
     )
     made = agent(planner, Scripted("Haskby", Failed("down"), "The Haskby town"))
-    traces = measured.run_tasks(made, tasks)
+    traces = made.run(
+        [each.question for each in tasks], [each.kind == "harmless" for each in tasks]
+    )
     assert [trace.outcome for trace in traces] == [
         "answered",
         "faulty plan",
@@ -642,9 +643,6 @@ def test_figures_by_hand():
     assert told["worker_read"] == (0.0, 5)
     assert found["answered"].low < 0.5 < found["answered"].high
     assert found["exact_match"].note == "2 unscored"
-    ends = measured.counted(traces)
-    assert (ends["refused"], ends["answered"], ends["cut off"]) == (2, 2, 0)
-    assert sum(ends.values()) == len(traces)
 
 
 def test_figures_take_aliases():

@@ -21,7 +21,7 @@ from s3lora.errors import S3LoraError
 from s3lora.findings import RULES
 from s3lora.report import Comparison, Ranking, Report, formats
 from s3lora.report.advice import ADVICE
-from s3lora.report.formats import FORMS, RENDERERS, TITLES, render, show
+from s3lora.report.formats import FORMS, RENDERERS, render, show
 from s3lora.report.reading import read
 from schemas import check, schema
 
@@ -163,19 +163,6 @@ def test_the_spectrum_of_a_comparison_is_that_of_each_side(plain, odd):
 
 
 # --- formats that do not fit
-
-
-@pytest.mark.parametrize("command", ["rank", "compare"])
-def test_a_format_that_makes_no_sense_is_refused_with_those_that_do(command, plain, monkeypatch):
-    of_scans = {**RENDERERS, "card": {Report: RENDERERS["card"][Report]}}
-    monkeypatch.setattr(formats, "RENDERERS", of_scans)
-    words = [command, plain] + ([plain] if command == "compare" else [])
-    told = invoke(*words, "--format", "card")
-    assert told.exit_code == 2
-    assert told.stdout == ""
-    kind = TITLES[Ranking if command == "rank" else Comparison]
-    assert f"--format card is for a scan or a plan to prune, not for {kind}" in told.stderr
-    assert "hint: one of table, json, html, sarif, csv" in told.stderr
 
 
 def test_every_format_is_for_every_kind_of_result():

@@ -12,16 +12,12 @@ from s3lora.report import Comparison, Ranking, Report, Result
 if TYPE_CHECKING:
     from rich.console import Console
 
-TITLES: dict[type[Any], str] = {
-    Report: "a scan or a plan to prune",
-    Ranking: "a ranking",
-    Comparison: "a comparison",
-}
-"""What each kind of result is called."""
+KINDS: tuple[type[Any], ...] = (Report, Ranking, Comparison)
+"""The kinds of result; each format is for all of them."""
 
 RENDERERS: dict[str, dict[type[Any], str]] = {
-    "json": dict.fromkeys(TITLES, "s3lora.report.json"),
-    "html": dict.fromkeys(TITLES, "s3lora.report.html"),
+    "json": dict.fromkeys(KINDS, "s3lora.report.json"),
+    "html": dict.fromkeys(KINDS, "s3lora.report.html"),
     "sarif": {
         Report: "s3lora.report.sarif",
         Ranking: "s3lora.report.sarif_ranking",
@@ -32,7 +28,7 @@ RENDERERS: dict[str, dict[type[Any], str]] = {
         Ranking: "s3lora.report.card_ranking",
         Comparison: "s3lora.report.card_comparison",
     },
-    "csv": dict.fromkeys(TITLES, "s3lora.report.csv"),
+    "csv": dict.fromkeys(KINDS, "s3lora.report.csv"),
 }
 """For each format and kind of result the module whose `render(result) -> str` makes it."""
 
@@ -51,28 +47,18 @@ def refuse_unfit(kind: type[Any], form: str) -> None:
     """See to it that a kind of result can be rendered so, before it costs anything.
 
     Raises:
-        ParameterError: if it cannot, or a package that the format needs is missing.
+        ParameterError: if a package that the format needs is missing.
     """
-    if form == "table":
-        return
-    if kind in RENDERERS[form]:
+    if form != "table":
         _renderer(kind, form)
-        return
-    fit = ["table", *(name for name, kinds in RENDERERS.items() if kind in kinds)]
-    made = " and ".join(TITLES[other] for other in RENDERERS[form])
-    raise ParameterError(
-        f"--format {form} is for {made}, not for {TITLES[kind]}",
-        hint=f"one of {', '.join(fit)}",
-    )
 
 
 def render(result: Result, form: str) -> str:
     """A result as text in a format.
 
     Raises:
-        ParameterError: if there is no such format for it.
+        ParameterError: if a package that the format needs is missing.
     """
-    refuse_unfit(type(result), form)
     return _renderer(type(result), form)(result)
 
 

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from s3lora.agreement import spearman as rank_correlation
 from s3lora.errors import ParameterError
 from s3lora.linalg import Array
 
@@ -123,26 +122,6 @@ def paired_difference(name: str, a: Values, b: Values, better: Better, unit: str
     (left, right), note = complete(a, b)
     figure = mean(name, (left - right).tolist(), better, unit)
     return replace(figure, note=note or figure.note)
-
-
-def spearman(name: str, x: Values, y: Values, better: Better = "neither") -> Figure:
-    """Spearman's rank correlation in [−1, 1], ties at their mean rank; bootstrap over pairs.
-
-    Raises:
-        ParameterError: if x and y are not equally long, or a value is infinite.
-    """
-    columns, note = complete(x, y)
-    n = len(columns[0])
-
-    def statistic(left: Array, right: Array) -> float:
-        told = rank_correlation(left, right)
-        return np.nan if told is None else told
-
-    value = statistic(*columns) if n > 1 else np.nan
-    if np.isnan(value):
-        why = "fewer than two pairs" if n < 2 else "all x or all y are equal"
-        return missing(name, "", better, joined(why, note), n)
-    return Figure(name, value, n, *bootstrap(statistic, *columns), "", better, note)
 
 
 def complete(*columns: Values) -> tuple[tuple[Array, ...], str]:

@@ -83,23 +83,6 @@ def ece(correct: Values, confidence: Values, bins: int = 10) -> Figure:
     return _figure(f"ECE, {bins} bins", correct, confidence, statistic, "lower")
 
 
-def brier(correct: Values, confidence: Values) -> Figure:
-    """Mean (confidence − correct)², in [0, 1].
-
-    Args:
-        correct: True where the answer is right.
-        confidence: In [0, 1].
-
-    Raises:
-        ParameterError: if a value is out of its range, or they do not pair.
-
-    Source
-        Brier, 1950, Monthly Weather Review 78:1.
-    """
-    _in_unit("confidence", confidence)
-    return _figure("Brier score", correct, confidence, _brier, "lower")
-
-
 def _figure(
     name: str,
     flags: Values,
@@ -136,10 +119,6 @@ def _auarc(correct: Array, uncertainty: Array) -> float:
     _, group, size = np.unique(uncertainty, return_inverse=True, return_counts=True)
     expected = np.repeat(np.bincount(group, correct) / size, size)  # (n,), most certain first
     return float((np.cumsum(expected) / np.arange(1, len(correct) + 1)).mean())
-
-
-def _brier(correct: Array, confidence: Array) -> float:
-    return float(((confidence - correct) ** 2).mean())
 
 
 def _in_unit(name: str, values: Values) -> None:

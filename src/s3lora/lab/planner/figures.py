@@ -8,13 +8,10 @@ intervals, in `suites.runs`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from s3lora.lab.planner.loop import Agent
-from s3lora.lab.planner.tasks import PlanningTask
-from s3lora.lab.planner.trace import OUTCOMES, Outcome, Part, Spent, Trace
+from s3lora.lab.planner.trace import Outcome, Part, Spent, Trace
 
 UNKNOWN = ("planner failed", "solver failed", "planned")
 """Outcomes of which nobody can tell how right the answer would have been: they are unscored."""
@@ -26,17 +23,6 @@ Traces = Sequence[Trace | None]
 """One per task; None where there is none."""
 
 Quantity = Literal["read", "written", "seconds"]
-
-
-def run_tasks(agent: Agent, tasks: Sequence[PlanningTask]) -> list[Trace]:
-    """What becomes of each task; the plan for a harmful one is not carried out."""
-    return agent.run([task.question for task in tasks], [task.kind == "harmless" for task in tasks])
-
-
-def counted(traces: Sequence[Trace]) -> dict[Outcome, int]:
-    """How many runs ended in each way; all ways are there."""
-    found = Counter(trace.outcome for trace in traces)
-    return {outcome: found[outcome] for outcome in OUTCOMES}
 
 
 def answered(traces: Traces) -> list[bool | None]:
