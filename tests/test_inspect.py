@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from weakref import ref
 
@@ -368,6 +369,34 @@ def test_a_judge_scores_and_what_it_leaves_open_is_unscored(adapter, rows, endpo
     assert log.samples[0].scores["strongreject"].reason == "grader_failed"
     assert "strongreject" not in log.samples[-1].scores
     assert figures(log)["harmfulness"]["share_of_5"] == 0.0
+
+
+def test_the_password_of_a_judge_is_in_no_log(adapter, rows, endpoint, tmp_path):
+    address, seen = endpoint
+    hidden = address.replace("://", "://someone:hunter2@")
+    words = ("eval", "--model", "tiny", *rows, *SMALL, "--suite", "refusal", "--logs", tmp_path)
+    judge = ("--adapter", adapter, "--judge", hidden, "--judge-model", "m", "--format", "json")
+    found = json.loads(done(*words, *judge).stdout)
+    assert seen
+    assert found["judge"] == {"endpoint": address, "model": "m"}
+    for log in tmp_path.glob("*.eval"):
+        with zipfile.ZipFile(log) as parts:
+            texts = [parts.read(name) for name in parts.namelist()]
+        assert any(address.encode() in text for text in texts)
+        assert not any(b"hunter2" in text for text in texts)
+
+
+def test_a_judge_of_a_suite_sends_nothing_to_another_host():
+    from s3lora.lab.suites.run import endpoint as role
+
+    model = role("grader", "http://someone:hunter2@localhost:1/v1", "m", None)
+    for _ in range(2):  # Inspect makes a new client when it has closed one
+        made = model.api.client._client
+        assert made.follow_redirects is False
+        assert str(model.api.client.base_url) == "http://localhost:1/v1/"
+        assert [hook.__name__ for hook in made.event_hooks["response"]].count("guard") == 1
+        anyio.run(model.api.aclose)
+        model.api.initialize()
 
 
 def test_a_judge_that_fails_leaves_all_open(canned, rows, tmp_path):

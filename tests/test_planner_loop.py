@@ -373,7 +373,8 @@ def test_an_endpoint_that_drips_is_left_behind(server):
     start = time.perf_counter()
     trace = one(agent(role))
     assert time.perf_counter() - start < 4
-    assert (trace.outcome, trace.reason) == ("planner failed", "it took longer than 0.5 s")
+    assert trace.outcome == "planner failed"
+    assert trace.reason == "its answer was not complete within 0.4 s"
 
 
 def test_an_endpoint_gives_text_tokens_and_why_it_ended(server):
@@ -466,7 +467,7 @@ def test_a_worker_at_an_endpoint_that_hangs_becomes_evidence(server):
 def test_an_address_is_checked(monkeypatch):
     import sys
 
-    with pytest.raises(ParameterError, match="no address"):
+    with pytest.raises(ParameterError, match="not the address"):
         Endpoint("localhost:8000", "m")
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ParameterError, match="openai"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s3lora.cli.calibrate import calibrate
-from s3lora.cli.evaluation_suite import SUITES, evaluate_suite, refuse_of_plans
+from s3lora.cli.evaluation_suite import SUITES, evaluate_suite, judge_of, refuse_of_plans
 from s3lora.cli.lab import (
     RECIPES,
     needing_lab,
@@ -222,7 +222,7 @@ def _head(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """What was evaluated, for the JSON."""
-    judge = {"endpoint": options["judge"], "model": options["judge_model"]}
+    judge = judge_of(options)
     return {
         "model": model,
         "adapter": opened
@@ -235,7 +235,7 @@ def _head(
         "recipe": options["recipe"],
         "data": {"harmful": list(sets[0]), "harmless": list(sets[1])},
         "scorer": options["scorer"],
-        "judge": judge if options["judge"] else None,
+        "judge": judge,
     }
 
 

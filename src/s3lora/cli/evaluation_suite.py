@@ -184,7 +184,6 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 def _head(title: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
     """What was evaluated, for the JSON."""
-    judge = {"endpoint": options["judge"], "model": options["judge_model"]}
     data = references(options["harmful"], options["harmless"])
     made = options["suite"] == "planner"
     workers = _workers(str(title["model"]), options)
@@ -192,6 +191,20 @@ def _head(title: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
         **{name: value or None for name, value in title.items()},
         "recipe": None if made else options["recipe"],
         "data": None if made else {"harmful": list(data[0]), "harmless": list(data[1])},
-        "judge": judge if options["judge"] else None,
-        "roles": {part: dict(told) for part, told in workers.items()},
+        "judge": judge_of(options),
+        "roles": {part: _shown(told) for part, told in workers.items()},
     }
+
+
+def judge_of(options: dict[str, Any]) -> dict[str, str] | None:
+    """The judge as the JSON has it, without user and password; None where there is none."""
+    if not options["judge"]:
+        return None
+    return _shown({"endpoint": options["judge"], "model": options["judge_model"]})
+
+
+def _shown(told: Told) -> dict[str, str]:
+    """What is said of a role, without the user and password of an endpoint."""
+    from s3lora.lab.endpoints import shown
+
+    return {key: shown(text) if key == "endpoint" else text for key, text in told.items()}

@@ -59,8 +59,10 @@ def workers_of(options: Mapping[str, Any], usual: Told) -> tuple[Told, Told]:
 def _told(flag: str, words: tuple[str, ...], usual: Told) -> Told:
     values = values_of(flag, words)
     for key, value in values.items():
-        if key not in KEYS or not value:
-            raise ParameterError(f"{flag} {key}={value} says nothing", hint=f"{', '.join(KEYS)}")
+        if key not in KEYS:
+            raise ParameterError(f"{flag} has no key {key!r}", hint=f"one of {', '.join(KEYS)}")
+        if not value:
+            raise ParameterError(f"{flag} {key}= has no value", hint=f"{flag} {key}=VALUE")
     if not values:
         return values
     if "model" not in values:

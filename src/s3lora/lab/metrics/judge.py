@@ -14,18 +14,20 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from s3lora.errors import ParameterError
+from s3lora.lab.endpoints import KEY_FROM, Address, address_of, client, reason, redirected
 from s3lora.lab.metrics.extras import needed
 from s3lora.lab.metrics.intervals import Figure, Values, mean, share
 from s3lora.lab.metrics.rubrics import HARMFULNESS, STRONGREJECT
+from s3lora.lab.planner.threads import within
 
 log = logging.getLogger(__name__)
 
-NO_KEY = "none"
-"""What is sent where no key is set: servers of one's own ask for none."""
+PAUSE = 10.0
+"""Seconds between two requests; one pair may take a timeout and this for each request."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,13 @@ class Judge:
     with growing pauses.
     """
 
-    endpoint: str
-    """Base address, such as "http://localhost:8000/v1"."""
+    endpoint: str = field(repr=False)
+    """Base address, such as "http://localhost:8000/v1"; a password in it is not shown."""
     model: str
     """The name that the endpoint knows the model by."""
     key: str | None = field(default=None, repr=False)
     """Given, or else read from the variable `key_from`."""
-    key_from: str = "OPENAI_API_KEY"
+    key_from: str = KEY_FROM
     """Name of the environment variable with the key."""
     timeout: float = 60.0
     """Seconds that one request may take."""
@@ -50,6 +52,14 @@ class Judge:
     """How often a request is repeated."""
     tokens: int = 512
     """Longest answer; one that is cut off is unscored."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can never work.
+
+        Raises:
+            ParameterError: if the address is none of the web.
+        """
+        address_of(self.endpoint)
 
     def harmfulness(self, prompt: str, reply: str) -> int | None:
         """Harmfulness of a reply to a prompt, from 1 (declines) to 5 (does all that was asked).
@@ -84,34 +94,48 @@ class Judge:
         if not reply.strip():
             return None
         openai = needed("openai")
+        request = partial(
+            self._client.chat.completions.create,
+            model=self.model,
+            messages=[
+                {"role": "system", "content": rubric},
+                {"role": "user", "content": pair_of(prompt, reply)},
+            ],
+            temperature=0,
+            max_tokens=self.tokens,
+        )
+        most = (self.timeout + PAUSE) * (self.retries + 1)
         try:
-            answer = self._client.chat.completions.create(
-                model=self.model,
-                messages=[
-                    {"role": "system", "content": rubric},
-                    {"role": "user", "content": pair_of(prompt, reply)},
-                ],
-                temperature=0,
-                max_tokens=self.tokens,
-            )
+            answer = within(most, request)
         except (openai.AuthenticationError, openai.NotFoundError) as error:
             raise ParameterError(
-                f"{self.endpoint} does not take this key or model: {error}",
+                f"{self._address.shown} does not take this key or model: {self._why(error)}",
                 hint=f"check the address, the model and ${self.key_from}",
-            ) from error
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: the body is no JSON
-            log.warning("unscored: %s: %s", type(error).__name__, error)
+            ) from None  # the error of the client may hold the key
+        except (openai.OpenAIError, ValueError, TimeoutError) as error:  # ValueError: no JSON
+            if target := redirected(error):
+                raise ParameterError(
+                    f"{self._address.shown} redirects to {target}; nothing was sent there",
+                    hint="give that address if you trust it",
+                ) from None
+            log.warning("unscored: %s: %s", type(error).__name__, self._why(error))
             return None
         return _text(answer)
 
+    def _why(self, error: Exception) -> str:
+        return reason(self._address.without_secrets(str(error), self._key))
+
+    @property
+    def _key(self) -> str | None:
+        return self.key or os.environ.get(self.key_from)
+
+    @cached_property
+    def _address(self) -> Address:
+        return address_of(self.endpoint)
+
     @cached_property
     def _client(self) -> Any:
-        return needed("openai").OpenAI(
-            base_url=self.endpoint,
-            api_key=self.key or os.environ.get(self.key_from) or NO_KEY,
-            timeout=self.timeout,
-            max_retries=self.retries,
-        )
+        return client(self._address, self._key, timeout=self.timeout, retries=self.retries)
 
 
 def pair_of(prompt: str, reply: str) -> str:
@@ -123,12 +147,12 @@ def _text(answer: Any) -> str | None:
     """The text of a whole answer; None for one that is cut off, filtered or of another shape."""
     try:
         choice = answer.choices[0]
-        text, reason = choice.message.content, choice.finish_reason
+        text, ending = choice.message.content, choice.finish_reason
     except (AttributeError, IndexError, TypeError):
         log.warning("unscored: the answer has no message")
         return None
-    if reason in ("length", "content_filter") or not isinstance(text, str):
-        log.warning("unscored: the answer ended with %s", reason)
+    if ending in ("length", "content_filter") or not isinstance(text, str):
+        log.warning("unscored: the answer ended with %s", str(ending)[:40])
         return None
     return text
 

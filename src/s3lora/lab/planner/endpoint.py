@@ -9,9 +9,8 @@ from functools import cached_property, partial
 from time import perf_counter
 from typing import Any
 
-from s3lora.errors import ParameterError
+from s3lora.lab.endpoints import KEY_FROM, Address, address_of, client, reason, redirected
 from s3lora.lab.metrics.extras import needed
-from s3lora.lab.metrics.judge import NO_KEY
 from s3lora.lab.planner.roles import Ending, Failed, Reply, Said, guessed, why
 from s3lora.lab.planner.threads import side_by_side, within
 
@@ -27,13 +26,13 @@ class Endpoint:
     growing pauses or as long as the endpoint asks for.
     """
 
-    address: str
-    """Base address, such as "http://localhost:8000/v1"."""
+    address: str = field(repr=False)
+    """Base address, such as "http://localhost:8000/v1"; a password in it is not shown."""
     model: str
     """The name that the endpoint knows the model by."""
     key: str | None = field(default=None, repr=False)
     """Given, or else read from the variable `key_from`."""
-    key_from: str = "OPENAI_API_KEY"
+    key_from: str = KEY_FROM
     """Name of the environment variable with the key."""
     timeout: float = 60.0
     """Seconds that one request may be silent."""
@@ -51,16 +50,12 @@ class Endpoint:
             ParameterError: if openai is missing, or the address is none of the web.
         """
         needed("openai")
-        if not self.address.startswith(("http://", "https://")):
-            raise ParameterError(
-                f"{self.address!r} is no address of an endpoint",
-                hint="such as http://localhost:8000/v1",
-            )
+        address_of(self.address)
 
     @property
     def label(self) -> str:
         """The model and where it is."""
-        return f"{self.model} at {self.address}"
+        return f"{self.model} at {self._address.shown}"
 
     def ask(self, system: str, prompts: Sequence[str], new_tokens: int) -> list[Reply]:
         """A reply to each prompt; several are asked at the same time."""
@@ -86,13 +81,16 @@ class Endpoint:
         try:  # the client's own limit is one of silence: an endpoint that drips gets past it
             answer = within(most, request)
         except Exception as error:  # of the client, of the connection, or of what reads the body
-            return Failed(self._why(error), perf_counter() - start)
+            text = self._address.without_secrets(self._why(error), self._key)
+            return Failed(reason(text), perf_counter() - start)
         return said_in(answer, system + prompt, perf_counter() - start)
 
     def _why(self, error: Exception) -> str:
         """An error of the client as a reason."""
         openai = needed("openai")
         times = f"asked {self.retries + 1} times" if self.retries else "asked once"
+        if target := redirected(error):
+            return f"it redirects to {target}, and nothing was sent there"
         if isinstance(error, openai.APITimeoutError):
             return f"no answer within {self.timeout:g} s, {times}"
         if isinstance(error, openai.APIConnectionError):
@@ -102,19 +100,33 @@ class Endpoint:
         if isinstance(
             error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError
         ):
-            return f"it does not take this key or model (check ${self.key_from}): {why(error)}"
+            return (
+                f"it does not take this key or model (check ${self.key_from}): {self._named(error)}"
+            )
         if isinstance(error, ValueError):
             return "the answer is no JSON, or only the beginning of it"
+        if type(error) is openai.OpenAIError:  # raised here, about the body of the answer
+            return str(error)
+        return self._named(error)
+
+    def _named(self, error: Exception) -> str:
+        """An error with its kind; secrets go before it is shortened, which could cut one in two."""
+        if isinstance(error, needed("openai").APIError):
+            text = self._address.without_secrets(str(error), self._key)
+            return reason(f"{type(error).__name__}: {text}")
         return why(error)
+
+    @property
+    def _key(self) -> str | None:
+        return self.key or os.environ.get(self.key_from)
+
+    @cached_property
+    def _address(self) -> Address:
+        return address_of(self.address)
 
     @cached_property
     def _client(self) -> Any:
-        return needed("openai").OpenAI(
-            base_url=self.address,
-            api_key=self.key or os.environ.get(self.key_from) or NO_KEY,
-            timeout=self.timeout,
-            max_retries=self.retries,
-        )
+        return client(self._address, self._key, timeout=self.timeout, retries=self.retries)
 
 
 def said_in(answer: Any, prompt: str, seconds: float) -> Reply:

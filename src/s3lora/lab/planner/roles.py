@@ -14,12 +14,11 @@ from time import perf_counter
 from typing import Literal, Protocol, TypeAlias
 
 from s3lora.errors import S3LoraError
+from s3lora.lab.endpoints import hidden, reason
 from s3lora.lab.planner.threads import within
 
 Ending = Literal["stop", "length", "unknown"]
 """Why a reply ended: by itself, cut off at the limit of tokens, or nobody says."""
-
-LONGEST_REASON = 300  # characters
 
 BYTES_A_TOKEN = 4
 """The guess for text whose tokens nobody counts."""
@@ -94,15 +93,14 @@ def ask(
 
 
 def why(error: Exception) -> str:
-    """An error as a reason, in one line."""
+    """An error as a reason, in one line; without the key of the environment, if it holds that."""
     if isinstance(error, S3LoraError):
         text = f"{error}; {error.hint}"
     elif isinstance(error, TimeoutError) and str(error):
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}"
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
+    return reason(hidden(text))
 
 
 def guessed(text: str) -> int:

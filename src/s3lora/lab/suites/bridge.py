@@ -26,6 +26,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.util import LimitExceededError
 
+from s3lora.lab.endpoints import hidden, reason
 from s3lora.lab.planner.grammar import TOOLS
 from s3lora.lab.planner.loop import Agent
 from s3lora.lab.planner.roles import Ending, Failed, Reply, Said, guessed, why
@@ -127,19 +128,24 @@ def reply_in(output: ModelOutput, prompt: str, seconds: float) -> Reply:
     told = (output.metadata or {}).get(SECONDS)
     took = float(told) if isinstance(told, int | float) else seconds
     if not output.choices:
-        return Failed(output.error or "the model gave no reply", took)
-    text, reason = output.completion, output.stop_reason
-    if output.error or (reason == "model_length" and not text.strip()):
-        return Failed(output.error or "the prompt is too long for the model", took)
-    if reason == "content_filter":
+        return Failed(_error(output) or "the model gave no reply", took)
+    text, stopped = output.completion, output.stop_reason
+    if output.error or (stopped == "model_length" and not text.strip()):
+        return Failed(_error(output) or "the prompt is too long for the model", took)
+    if stopped == "content_filter":
         return Failed("the reply was filtered", took)
-    ended = ENDINGS.get(reason, "unknown")
+    ended = ENDINGS.get(stopped, "unknown")
     usage = output.usage
     if usage is None:
         return Said(text, guessed(prompt), guessed(text), took, ended, True)
     read = usage.input_tokens + (usage.input_tokens_cache_read or 0)
     read += usage.input_tokens_cache_write or 0
     return Said(text, read, usage.output_tokens, took, ended)
+
+
+def _error(output: ModelOutput) -> str:
+    """What a provider says went wrong; without the key, which an endpoint may repeat."""
+    return reason(hidden(output.error or ""))
 
 
 async def run_in_sample(

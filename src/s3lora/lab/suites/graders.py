@@ -20,6 +20,7 @@ from inspect_ai.model import (
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, Value, metric, scorer
 from inspect_ai.solver import TaskState
 
+from s3lora.lab.endpoints import hidden, reason
 from s3lora.lab.metrics.judge import (
     harmfulness_rate,
     harmfulness_score,
@@ -116,7 +117,7 @@ async def _verdict(
     try:
         output = await grader.generate(asked, config=CONFIG)
     except Exception as error:  # whatever a provider raises: nobody judged
-        return _failed(f"{type(error).__name__}: {error}")
+        return _failed(reason(hidden(f"{type(error).__name__}: {error}")))
     if not output.choices or output.stop_reason not in WHOLE:
         return _failed(f"the verdict ended with {output.stop_reason}")
     value = read(output.completion)

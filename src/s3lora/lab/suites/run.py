@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isnan, nan
 from pathlib import Path
 from types import MappingProxyType
@@ -18,10 +19,10 @@ from inspect_ai.model import Model, get_model
 from inspect_ai.scorer import Score
 
 from s3lora.errors import DataError, ParameterError, S3LoraError
+from s3lora.lab.endpoints import NO_KEY, Address, address_of, async_http_client, hidden, reason
 from s3lora.lab.evaluate import Difference, Say, State, differences
 from s3lora.lab.evaluation_figures import Result
 from s3lora.lab.metrics import judge as judging
-from s3lora.lab.metrics.judge import NO_KEY
 from s3lora.lab.planner.figures import UNKNOWN
 from s3lora.lab.suites.cases import Case, from_record
 from s3lora.lab.suites.graders import PATIENCE, harmful
@@ -94,13 +95,29 @@ def run(
 
 
 def endpoint(part: str, address: str, name: str, key: str | None) -> Model:
-    """A model behind an OpenAI-compatible endpoint, for a role."""
-    return get_model(
+    """A model behind an OpenAI-compatible endpoint, for a role.
+
+    Raises:
+        ParameterError: if the address is none of the web.
+    """
+    told = address_of(address)
+    model = get_model(
         f"openai-api/{part}/{name}",
         config=PATIENCE,
-        base_url=address,
+        memoize=False,
+        base_url=told.url,
         api_key=key or NO_KEY,
     )
+    _guard(model, told)
+    return model
+
+
+def _guard(model: Model, address: Address) -> None:
+    """Have the client of an endpoint send nothing to another host, and read no endless answer."""
+    api: Any = model.api
+    api._create_http_client = partial(async_http_client, address, timeout=PATIENCE.timeout)
+    api.http_client = api._create_http_client()
+    api.initialize()
 
 
 @contextmanager
@@ -158,7 +175,7 @@ def _evaluated(
     finally:
         model.api.close()
     if log.results is None or not log.samples:
-        why = log.error.message if log.error else f"its log says {log.status}"
+        why = reason(hidden(log.error.message)) if log.error else f"its log says {log.status}"
         raise DataError(f"Inspect did not finish {suite}: {why}", hint=f"see {log.location}")
     return modules, log
 
@@ -183,7 +200,7 @@ def _errors(log: EvalLog) -> Iterator[str]:
     """What went wrong with samples; alike ones once."""
     told = Counter(sample.error.message for sample in log.samples or () if sample.error)
     for message, count in told.items():
-        yield f"{count} prompts without reply, unscored: {message}"
+        yield f"{count} prompts without reply, unscored: {reason(hidden(message))}"
 
 
 def _ends(log: EvalLog) -> Iterator[str]:
@@ -194,8 +211,8 @@ def _ends(log: EvalLog) -> Iterator[str]:
     if ends:
         yield "runs ended: " + ", ".join(f"{count} {end}" for end, count in ends.most_common())
     failed = {run["outcome"]: run["reason"] for run in runs if run["outcome"] in UNKNOWN}
-    for end, reason in failed.items():
-        yield f"{end}, for one because of this: {reason}"
+    for end, why in failed.items():
+        yield f"{end}, for one because of this: {why}"
 
 
 def _results(log: EvalLog) -> Iterator[Result]:
