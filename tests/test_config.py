@@ -59,7 +59,9 @@ BAD_JSON = {
     "more after it": (b'{"a": 1} x', "not valid JSON"),
     "Latin-1": (b'{"a": "\xe9"}', "not valid JSON"),
     "UTF-16": ('{"a": 1}'.encode("utf-16"), "not valid JSON"),
-    "byte order mark": (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
+    "two byte order marks": (b'\xef\xbb\xbf\xef\xbb\xbf{"a": 1}', "not valid JSON"),
+    "minus zero": (b'{"a": -0}', "-0"),
+    "minus zero in a list": (b'{"a": [1,-0,2]}', "-0"),
     "control character": (b'{"a": "\x1b"}', "not valid JSON"),
     "nested too deeply": (b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1), "too deeply"),
     "nested a hundred thousand deep": (b'{"a":' + b"[" * 100_000, "too deeply"),
@@ -73,6 +75,41 @@ def test_bad_json_is_refused(name):
         parsed(raw, marks=1_000_000)
     assert message in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_byte_order_mark_before_json_is_passed_over():
+    assert parsed(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
+def test_numbers_and_text_that_look_like_minus_zero_are_read():
+    document = {"a": -0.0, "b": -0.5, "c": "-0", "d": -1e-3, "layer-0": -10}
+    assert parsed(json.dumps(document).encode()) == document
+
+
+LARGE_IN_MEMORY = {
+    "empty lists": b"[]," * 3_000_000,
+    "empty objects": b"{}," * 3_000_000,
+    "objects of one field": b'{"a":1},' * 800_000,
+    "lists of one number": b"[1]," * 2_500_000,
+    "numbers": b"999," * 6_000_000,
+    "short texts": b'"ab",' * 3_000_000,
+    "fields": b"{" + b",".join(b'"%d":1' % at for at in range(900_001)) + b"},",
+    "objects of a field each": b"".join(b'{"%d":1},' % at for at in range(700_000)),
+    "one wide character in much text": b'"' + "\U0001f600".encode() + b"a" * 60_000_000 + b'",',
+}
+
+
+@pytest.mark.parametrize("name", LARGE_IN_MEMORY)
+def test_json_that_takes_much_more_memory_than_bytes_is_refused(name):
+    raw = b'{"a": [' + LARGE_IN_MEMORY[name] + b"1]}"
+    with pytest.raises(AdapterError, match=r"more memory|more entries"):
+        parsed(raw, marks=20_000_000)
+
+
+def test_result_of_fifty_thousand_modules_is_not_too_large():
+    row = {"module": "model.layers.0.q_proj", "score": 0.123456789, "parts": {"a": 1.5, "b": 2.5}}
+    rows = [row | {f"field{at}": at for at in range(10)} for _ in range(50_000)]
+    assert parsed(json.dumps({"modules": rows}).encode(), marks=20_000_000)["modules"] == rows
 
 
 @pytest.mark.parametrize("filler", [b"[],", b"{},", b"1,", b'"",'])

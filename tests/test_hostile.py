@@ -214,7 +214,7 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "seven bytes": (lambda: bytes(7), "is cut off"),
     "half of the header": (lambda: GOOD[:60], "is cut off"),
     "half of the data": (lambda: GOOD[:-30], "is cut off"),
-    "no header": (lambda: bytes(8), "not valid JSON"),
+    "no header": (lambda: bytes(8), "is cut off: 8 bytes, without a header"),
     "a header of 2^63 bytes": (lambda: b"\xff" * 8 + b"{}", "is cut off"),
     "a header of 64 MB": (huge_header, "has a header of 671088"),
     "a million empty tensors": (million_empty_tensors, "has a header of"),
@@ -282,7 +282,7 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "an absolute path": (lambda: one("/etc/passwd"), "looks like a path"),
     "a path of Windows": (lambda: one("C:\\Windows"), "looks like a path"),
     "not one LoRA tensor": (lambda: one("a"), "holds no LoRA tensors"),
-    "a zip of pickle": (lambda: b"PK\x03\x04" + bytes(200), "is cut off"),
+    "a zip of pickle": (lambda: b"PK\x03\x04" + bytes(200), "is a pickle or an archive"),
 }
 
 
@@ -494,7 +494,7 @@ def test_pickle_is_never_unpickled(name, tmp_path):
     with zipfile.ZipFile(folder / name, "w") as file:
         file.writestr("archive/data.pkl", pickle.dumps(Bomb(mark)))
     if name == WEIGHTS:
-        refused(folder, message="is cut off")
+        refused(folder, message="is a pickle or an archive")
     else:
         refused(folder, message="reading a pickle can run code", status=3)
         refused(folder / name, message="reading a pickle can run code", status=3)

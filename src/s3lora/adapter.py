@@ -114,7 +114,7 @@ class Tensors(Protocol):
         ...
 
     def sha256(self) -> str:
-        """SHA-256 of the whole file, as hexadecimal digits."""
+        """SHA-256 of the whole file, as hexadecimal digits: of the bytes that `read` gave."""
         ...
 
     @property
@@ -140,6 +140,9 @@ class Adapter:
     """Where the numbers come from."""
     findings: tuple[Finding, ...]
     """What is odd about the files, most severe first."""
+    config_digest: str = ""
+    """SHA-256 of the config's bytes as they were read, as hexadecimal digits; empty if the config
+    comes from no file."""
 
     @property
     def names(self) -> tuple[ModuleName, ...]:
@@ -148,7 +151,11 @@ class Adapter:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights file, as hexadecimal digits; reads the file once."""
+        """SHA-256 of the weights file, as hexadecimal digits; reads the file once.
+
+        Raises:
+            AdapterError: if the file cannot be read, or has changed since it was opened.
+        """
         return self.tensors.sha256()
 
     @property

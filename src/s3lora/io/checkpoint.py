@@ -24,6 +24,8 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_INDEX = 64 * 2**20
 """Largest index read, in bytes."""
+MAX_MARKS = 1_000_000
+"""Most marks of JSON in an index: of half a million tensors."""
 
 HINT = "give the folder of a Hugging Face checkpoint in safetensors"
 WRONG_MODEL = "is it the model that the adapter was trained on?"
@@ -56,7 +58,7 @@ class Checkpoint:
         if not os.path.lexists(index):
             raise AdapterError(f"{self.folder} holds neither {SINGLE} nor {INDEX}", hint=HINT)
         raw = read_small(index, MAX_INDEX, HINT)
-        placed = parse(raw, str(index), marks=4_000_000, hint=HINT).get("weight_map")
+        placed = parse(raw, str(index), marks=MAX_MARKS, hint=HINT).get("weight_map")
         if not isinstance(placed, dict) or not all(isinstance(f, str) for f in placed.values()):
             raise AdapterError(f"{index} has no weight_map of names to files", hint=HINT)
         for name in (*placed, *set(placed.values())):
@@ -251,7 +253,7 @@ def _config(folder: Path) -> dict[str, Any]:
     config = folder / "config.json"
     if not os.path.lexists(config):
         return {}
-    return parse(read_small(config, MAX_INDEX, HINT), str(config), marks=1_000_000, hint=HINT)
+    return parse(read_small(config, MAX_INDEX, HINT), str(config), marks=MAX_MARKS, hint=HINT)
 
 
 def _refuse_quantised(folder: Path) -> None:

@@ -7,7 +7,6 @@ of a kind that the two factors alone determine?
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from s3lora.adapter import ModuleName
-from s3lora.errors import AdapterError, UnsupportedError
+from s3lora.errors import UnsupportedError
 from s3lora.findings import Finding
 from s3lora.io import config_fields as fields
 from s3lora.io.config_fields import HINT
 from s3lora.io.patterns import Matcher, endings
-from s3lora.io.safetensors import read_small
+from s3lora.io.regular_file import refuse_stand_in
 from s3lora.io.strict_json import parse
 
 _T = TypeVar("_T")
@@ -117,21 +116,19 @@ class PeftConfig:
         return isinstance(init, str) and init.lower() not in PLAIN_INITS
 
 
-def read_config(path: Path) -> PeftConfig:
-    """Read and validate an adapter_config.json.
+def parse_config(raw: bytes, path: Path) -> PeftConfig:
+    """The bytes of an adapter_config.json as typed fields.
 
     Raises:
-        AdapterError: if it is missing, broken, or a field has a value it cannot have.
+        AdapterError: if it is broken, or a field has a value it cannot have.
         UnsupportedError: if it is the config of another method than LoRA.
     """
-    if not os.path.lexists(path):
-        raise AdapterError(f"{path} is missing, so the scale of the update is unknown", hint=HINT)
-    raw = read_small(path, MAX_CONFIG, HINT)
+    refuse_stand_in(path, raw[:64])
     return validated(parse(raw, str(path), marks=MAX_MARKS, hint=HINT))
 
 
 def validated(raw: Mapping[str, Any]) -> PeftConfig:
-    """The config as typed fields; see `read_config` for what it raises."""
+    """The config as typed fields; see `parse_config` for what it raises."""
     kind = raw.get("peft_type")
     if kind != "LORA":
         if not isinstance(kind, str):

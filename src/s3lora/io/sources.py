@@ -6,15 +6,19 @@ name in the config, not a path in any file, and never the network.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from s3lora.adapter import Adapter
 from s3lora.errors import AdapterError, UnsupportedError
 from s3lora.findings import Finding
+from s3lora.io.config_fields import HINT
 from s3lora.io.peft import adapter_from
-from s3lora.io.peft_config import read_config
+from s3lora.io.peft_config import MAX_CONFIG, parse_config
+from s3lora.io.regular_file import read_small
 from s3lora.io.safetensors import TensorFile
 
 WEIGHTS = "adapter_model.safetensors"
@@ -55,8 +59,17 @@ def _opened(path: Path, ref: str) -> Adapter:
     if weights.suffix != ".safetensors":
         raise _pickle(weights)
     tensors = TensorFile(weights)
-    config = read_config(weights.parent / CONFIG)
-    return adapter_from(ref, config, tensors, _siblings(weights))
+    path = weights.parent / CONFIG
+    raw = _config_bytes(path)
+    adapter = adapter_from(ref, parse_config(raw, path), tensors, _siblings(weights))
+    return replace(adapter, config_digest=hashlib.sha256(raw).hexdigest())
+
+
+def _config_bytes(path: Path) -> bytes:
+    """The config as it stands in the file."""
+    if not os.path.lexists(path):
+        raise AdapterError(f"{path} is missing, so the scale of the update is unknown", hint=HINT)
+    return read_small(path, MAX_CONFIG, HINT)
 
 
 def _weights_in(folder: Path) -> Path:
