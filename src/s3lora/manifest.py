@@ -58,11 +58,11 @@ def write_manifest(
 
 
 def _source_hashes(adapter: Adapter, source_card: bytes | None) -> dict[str, str]:
-    """SHA-256 by name of the source's files that were read; of weights and card, the very bytes."""
+    """SHA-256 by name of the source's files that were read: of the very bytes."""
     path = Path(adapter.ref)
-    folder, weights = (path, WEIGHTS) if path.is_dir() else (path.parent, path.name)
+    weights = WEIGHTS if path.is_dir() else path.name
     card_hash = {} if source_card is None else {CARD: hashlib.sha256(source_card).hexdigest()}
-    return {weights: adapter.digest} | _hashes([folder / CONFIG]) | card_hash
+    return {weights: adapter.digest, CONFIG: adapter.config_digest} | card_hash
 
 
 def _hashes(paths: Iterable[Path]) -> dict[str, str]:

@@ -72,7 +72,7 @@ class TensorFile:
             while len(self._recent) > 1:
                 del self._recent[next(iter(self._recent))]
             array = self.load(key)
-            self._compare(key, hashlib.sha256(array.reshape(-1).view(np.uint8)).digest())
+            self._compare(key, hashlib.sha256(array.reshape(-1).view(np.uint8).data).digest())
             self._recent[key] = array
         return self._recent[key]
 
