@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -22,23 +24,24 @@ from s3lora.cli.prune import prune
 from s3lora.cli.rank import rank
 from s3lora.cli.report import report
 from s3lora.cli.scan import scan
+from s3lora.cli.streams import ending, say
 from s3lora.cli.study import study
 from s3lora.cli.train import train
 from s3lora.errors import S3LoraError
-from s3lora.report.escape import printable
 
 
 class Commands(click.Group):
-    """The one place that turns an error into two lines and an exit status."""
+    """Every command in it ends without a traceback: see `ending`."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Parse what stands before the command's name; --help and --version print here."""
+        with ending():
+            return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; an error of ours ends it without a traceback."""
-        try:
+        """Run a command."""
+        with ending():
             return super().invoke(ctx)
-        except S3LoraError as error:
-            click.echo(f"error: {printable(str(error))}", err=True)
-            click.echo(f"hint: {printable(error.hint)}", err=True)
-            ctx.exit(error.exit_code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,7 +80,13 @@ lab.add_command(gate)
 
 def main() -> None:
     """Entry point of the command `s3lora`."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # closed by the caller
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name in a file must not end in an encoding error
             stream.reconfigure(errors="backslashreplace")
-    cli()
+    try:
+        cli()
+    except Exception:  # Python would end with 1, which means findings
+        say(traceback.format_exc().rstrip(), "This is a fault of s3lora: please report it.")
+        sys.exit(S3LoraError.exit_code)

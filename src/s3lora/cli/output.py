@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from s3lora.adapter import ModuleName
+from s3lora.cli.streams import console
 from s3lora.io.atomic import write_file
 from s3lora.report import Result
 from s3lora.report.formats import render, show
@@ -42,13 +43,11 @@ def emit_text(text: str, output: Path | None) -> None:
 
 def emit_table(show: Callable[[Console], None], output: Path | None) -> None:
     """Print a table on stdout, or write it to a file without colour and 80 columns wide."""
-    from rich.console import Console  # slow to import, and JSON does not need it
-
     if output is None:
-        show(Console(file=sys.stdout, highlight=False))
+        show(console(sys.stdout))
         return
     buffer = StringIO()
-    show(Console(file=buffer, width=80, color_system=None, highlight=False))
+    show(console(buffer, width=80, color_system=None))
     emit_text(buffer.getvalue(), output)
 
 
