@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from s3lora.cli.inputs import refuse_inputs
 from s3lora.cli.options import FAILING, METHOD, gate_from, method_from
 from s3lora.cli.output import emit_table
 from s3lora.errors import AdapterError, S3LoraError, UnsupportedError
@@ -56,6 +57,8 @@ def check(
     from s3lora.report.brief import show_failure, show_report
 
     scorer, rule = method_from(method, params), gate_from(gate) if gate else None
+    if sarif is not None:
+        refuse_inputs(sarif, paths or (Path(),))
     reports: list[Report] = []
     failures: list[tuple[Path, S3LoraError]] = []
     status = 0

@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from s3lora.adapter import Adapter
+from s3lora.cli.inputs import spares_inputs
 from s3lora.edits import Editor, make_editor
 from s3lora.errors import ParameterError
 from s3lora.findings import SEVERITIES
@@ -284,7 +285,8 @@ def gate_from(text: str) -> Policy:
 
 
 def out_path(help_text: str, *, required: bool = False) -> Callable[[F], F]:
-    """The option -o."""
-    return click.option(
+    """The option -o; see `s3lora.cli.inputs` for what it must not name."""
+    option = click.option(
         "-o", "--output", type=click.Path(path_type=Path), required=required, help=help_text
     )
+    return lambda command: option(spares_inputs("output")(command))
