@@ -12,12 +12,12 @@ from scipy.stats import pearsonr, spearmanr
 
 from s3lora.errors import DataError, OutputError, ParameterError
 from s3lora.lab.metrics.intervals import wilson
-from s3lora.lab.study.analysis import duels, main_lines, percentile, pooled, standings
+from s3lora.lab.study.analysis import duels, percentile, pooled, standings
 from s3lora.lab.study.bootstrap import Bootstrap
 from s3lora.lab.study.culprits import culprits, effects, parts
-from s3lora.lab.study.fronts import area_between, fronts
 from s3lora.lab.study.keeping import append_row, read_causal, read_rows
-from s3lora.lab.study.markdown import interval, markdown, number
+from s3lora.lab.study.lines import main_lines
+from s3lora.lab.study.markdown import OVER_ITEMS, interval, markdown, number
 from s3lora.lab.study.plots import write_plots
 from s3lora.lab.study.rows import CausalRow, Effect, Replies, Row, by_cell
 from s3lora.lab.study.tables import write_tables
@@ -192,12 +192,44 @@ def test_pooled_is_the_mean_over_adapters_with_wins_and_range():
     assert told["equal"].refusal.wins == 1
 
 
-def test_pooling_counts_the_spread_of_the_adapters():
-    narrow, wide = (
-        by_method(pooled(study(GAINS, shift=shift), FEW))["better"].refusal.difference
-        for shift in (0.0, 1.0)
-    )
-    assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
+def test_the_interval_over_adapters_is_students_t():
+    told = by_method(pooled(study(GAINS, shift=0.06), FEW))["better"].refusal
+    values = np.array([0.2, 0.26, 0.32])
+    half = 4.302653 * values.std(ddof=1) / 3**0.5  # t at 97.5 % with two degrees of freedom
+    assert told.difference.value == pytest.approx(0.26)
+    assert (told.difference.low, told.difference.high) == pytest.approx((0.26 - half, 0.26 + half))
+    assert told.difference.n == told.by_data.n == 3
+
+
+def test_adapters_on_the_same_rows_are_one_unit():
+    rows = study(GAINS, shift=0.06)
+    told = by_method(pooled(rows, FEW, {"a": "alpaca", "b": "alpaca"}))["better"].refusal
+    assert told.difference.value == pytest.approx(0.26)
+    assert told.difference.n == 3
+    assert told.by_data.value == pytest.approx((0.23 + 0.32) / 2)
+    assert told.by_data.n == 2
+    (alone,) = [x for x in standings(rows, FEW) if (x.adapters, x.method) == (("a",), "better")]
+    assert alone.refusal.by_data is None
+
+
+def with_harmless(rows, gain):
+    """Eight harmless prompts, on which every choice gains as much over the draws."""
+    odds = np.linspace(-1, 1, 8)
+    return [
+        dataclasses.replace(one, benign_log_odds=tuple(odds + (one.method != "random") * gain))
+        for one in rows
+    ]
+
+
+def test_a_gain_on_harmless_prompts_is_set_against_that_on_harmful_ones():
+    told = by_method(pooled(with_harmless(study(GAINS, shift=0.06), 0.5), FEW))["better"]
+    assert told.harmless.figure.value == pytest.approx(0.5)
+    assert told.specific.figure.value == pytest.approx(0.26 - 0.5)
+    half = 4.302653 * 0.06 / 3**0.5
+    assert told.specific.figure.high - told.specific.figure.value == pytest.approx(half)
+    assert pooled(study(GAINS), FEW)[0].harmless is None, "not measured"
+    (alone,) = standings(with_harmless(study({"own": 0.2}, adapters=("a",)), 0.5), FEW)
+    assert (alone.harmless.figure.n, alone.harmless.by_data) == (8, None)
 
 
 def test_another_edit_is_held_against_its_own_draws_and_else_against_dropping():
@@ -226,28 +258,7 @@ def test_the_order_of_the_rows_does_not_matter():
     assert pooled(rows, FEW) == pooled(rows[::-1], FEW)
 
 
-# fronts
-
-
-def curve(*points):
-    return np.array([points], dtype=float).transpose(2, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "area", "width"),
-    [
-        (((0, 0), (1, 2), (2, 2)), ((0, 0), (1, 1), (2, 2)), 1.0, 2.0),  # a triangle
-        (((0, 0), (2, 2)), ((0, 0), (1, 2), (2, 2)), -1.0, 2.0),
-        (((2, 2), (0, 0), (1, 2)), ((0, 0), (2, 2)), 1.0, 2.0),  # in any order
-        (((0, 1), (2, 1)), ((1, 0), (5, 0)), 1.0, 1.0),  # where both have losses
-        (((0, 0), (1, 0), (1, 4), (2, 4)), ((0, 0), (2, 0)), 4.0, 2.0),  # a jump
-        (((0, 0), (2, 2)), ((0, 2), (2, 0)), 0.0, 2.0),  # they cross
-        (((0, 0), (1, 0)), ((2, 0), (3, 0)), 0.0, 0.0),  # they do not meet
-    ],
-)
-def test_areas_worked_out_by_hand(one, other, area, width):
-    told = area_between(*curve(*one), *curve(*other))
-    assert [value[0] for value in told] == pytest.approx([area, width])
+# ends and duels
 
 
 def fronted(adapter="a", height=1.0):
@@ -266,38 +277,16 @@ def fronted(adapter="a", height=1.0):
     return rows
 
 
-def test_the_area_between_fronts_is_that_of_the_triangle():
-    (told,) = fronts(fronted(), FEW)
-    assert told.area.value == pytest.approx(1)
-    assert told.height.value == pytest.approx(0.5)
-    assert told.area.low == pytest.approx(1)  # the prompts differ alike in both fronts
-    (under,) = fronts(fronted(height=-1), FEW)
-    assert under.area.value == pytest.approx(-1)
-
-
-def test_fronts_are_averaged_over_adapters():
-    told = fronts([*fronted("a"), *fronted("b", height=3)], FEW)
-    assert [one.adapters for one in told] == [("a",), ("b",), ("a", "b")]
-    assert told[-1].area.value == pytest.approx(2)
-    assert (told[-1].area.low, told[-1].area.high) == pytest.approx((1, 3))
-
-
-def test_only_shares_that_both_fronts_have_count():
-    more = row("a", "own", 0.25, (9.0, 9.0), (1.5,) * 3)
-    assert fronts([*fronted(), more], FEW) == fronts(fronted(), FEW)
-    assert fronts([one for one in fronted() if one.method != "random"], FEW) == ()
-
-
 def test_a_duel_is_paired_by_adapter_and_prompt():
     rows = study(GAINS)
     told = {one.method: one for one in duels(rows, "better", FEW)}
     assert set(told) == {"equal", "worse"}, "a method has no duel with itself"
     worse = told["worse"]
-    assert worse.refusal.value == pytest.approx(-0.4)
-    assert worse.loss.value == pytest.approx(0.04)
+    assert worse.refusal.figure.value == pytest.approx(-0.4)
+    assert worse.refusal.figure.n == 3
     assert worse.wins == (0, 3)
-    assert worse.refusal.low > -0.5
-    assert worse.refusal.high < -0.3
+    assert worse.refusal.figure.low > -0.5
+    assert worse.refusal.figure.high < -0.3
     assert {one.wins for one in duels(rows, "worse", FEW)} == {(3, 3)}
     assert duels(rows, "absent", FEW) == ()
 
@@ -346,7 +335,7 @@ def test_a_score_that_points_at_the_culprits_correlates():
 
 def test_the_same_scores_under_two_names_count_once():
     rows = [cause(at, "q_proj", at, 0.1, some=at, same=at, other=-at) for at in range(6)]
-    assert {x for x, *_ in correlations(rows)} == {"some", "other"}
+    assert {x for x, *_ in correlations(rows)} == {"some", "other", "projection type"}
 
 
 def test_the_first_order_is_held_against_both_measured_effects():
@@ -410,16 +399,17 @@ def test_causal_rows_come_back(tmp_path):
 # main table and pages
 
 
-def small():
+def small(name="a"):
     """One adapter; what is not measured is left out."""
     said = Replies((True, False, None, True), (False, False, False, True))
-    return [
+    rows = [
         row(method="tuned", share=0.0, margins=(0.0, 0.0), losses=(1.0, 1.0, 1.0)),
         row(method="random", draw=0, margins=(1.0, 1.0), losses=(1.5, 1.5, 1.5)),
         row(method="random", draw=1, margins=(2.0, 2.0), losses=(1.5, 1.5, 1.5)),
         row(margins=(3.0, 3.0), losses=(1.25, 1.25, 1.25), replies=said),
         row(method="other", share=0.5),
     ]
+    return [dataclasses.replace(one, adapter=name) for one in rows]
 
 
 def test_the_main_lines_have_references_random_and_what_was_chosen_at_the_share():
@@ -435,6 +425,14 @@ def test_the_main_lines_have_references_random_and_what_was_chosen_at_the_share(
     assert lines["random"].refused is None
 
 
+def test_a_mean_over_adapters_has_no_interval():
+    rows = [one for name in "ab" for one in small(name)]
+    (line,) = [x for x in main_lines(rows, ("a", "b"), 0.25, FEW) if x.method == "s3lora"]
+    assert (line.adapters, line.refusal.value, line.refusal.n) == (2, 3.0, 2)
+    assert line.refused.value == pytest.approx(2 / 3)
+    assert {x.low for x in (line.refusal, line.margin, line.loss, line.refused)} == {None}
+
+
 MAIN = """\
 | method | adapters | draws | refusal log-odds (n=2) | refusal margin (n=2) | benign log-odds | loss (n=3) | refused (n=3) | over-refused (n=4) |
 | ------ | -------: | ----: | ---------------------: | -------------------: | --------------: | ---------: | ------------: | -----------------: |
@@ -444,8 +442,8 @@ MAIN = """\
 """  # noqa: E501
 
 RANDOM = """\
-| s3lora |  0.25 |        1 |     2 |   3.00 | +1.50 [+1.50, +1.50] |               100 |  1/1 | 1.250 | −0.250 [−0.250, −0.250] |             100 |  1/1 |
-| other  |   0.5 |        1 |     – |   1.50 |                    – |                 – |    – | 1.000 |                       – |               – |    – |
+| s3lora |  0.25 | 2 |        1 |     2 |   3.00 | +1.50 [+1.50, +1.50] |               100 |  1/1 | 1.250 | −0.250 [−0.250, −0.250] |             100 |  1/1 | – |
+| other  |   0.5 | 4 |        1 |     – |   1.50 |                    – |                 – |    – | 1.000 |                       – |               – |    – | – |
 """  # noqa: E501
 
 
@@ -456,10 +454,11 @@ def cells(text):
 def test_the_tables_of_a_tiny_study(tmp_path):
     paths = write_tables(small(), (), tmp_path, bootstrap=FEW)
     assert [path.name for path in paths] == ["main.md", "random.md", "front.md"]
-    main = paths[0].read_text().split("## a\n\n")[1].split("\n## ")[0]
+    main = paths[0].read_text().split("## a\n\n")[1].partition("\n\n")[0]
     assert cells(main)[0] == cells(MAIN)[0]
     assert cells(main)[2:] == cells(MAIN)[2:]
-    told = paths[1].read_text().split("## a\n\n")[1]
+    told, _, note = paths[1].read_text().split("## a\n\n")[1].partition("\n\n")
+    assert note == f"{OVER_ITEMS}\n"
     assert sorted(cells(told)[2:]) == sorted(cells(RANDOM))
     assert all(len({len(line) for line in block.splitlines()}) == 1 for block in (main, told))
 

@@ -32,17 +32,28 @@ def test_the_difference_is_to_the_mean_of_the_draws_that_have_replies():
     (told,) = replied(ROWS)
     assert (told.method, told.share, told.adapters, told.draws) == ("s3lora", 0.25, 2, 1)
     a, b = (0 + 0.5 + 1 + 0) / 4, (0 + 0 - 1) / 3  # the prompt that is not scored is left out
-    assert told.refused.value == pytest.approx((a + b) / 2)
-    assert told.refused.low < told.refused.value < told.refused.high
-    assert told.over_refused.value == pytest.approx((0.25 + 0) / 2)
-    assert (told.wins, told.refused.better, told.over_refused.better) == (1, "higher", "lower")
+    assert told.refused.figure.value == pytest.approx((a + b) / 2)
+    assert told.refused.figure.n == 2
+    half = 12.7062 * abs(a - b) / 2  # t at 97.5 % with one degree of freedom
+    assert told.refused.figure.high - told.refused.figure.value == pytest.approx(half, rel=1e-5)
+    assert told.over_refused.figure.value == pytest.approx((0.25 + 0) / 2)
+    better = (told.refused.figure.better, told.over_refused.figure.better)
+    assert (told.wins, *better) == (1, "higher", "lower")
+
+
+def test_adapters_on_the_same_rows_are_one_unit():
+    (told,) = replied(ROWS, sets={"a": "alpaca", "b": "alpaca"})
+    assert told.refused.by_data.value == pytest.approx(told.refused.figure.value)
+    assert (told.refused.by_data.n, told.refused.by_data.low) == (1, None)
 
 
 def test_the_interval_is_over_prompts_of_one_adapter():
     (told,) = replied(ROWS[:4])
     gained = np.array([0, 0.5, 1, 0])
     spread = gained.std() / 2  # the standard error of a mean of four, drawn from these four
-    assert told.refused.high - told.refused.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
+    assert told.refused.figure.high - told.refused.figure.low == pytest.approx(
+        2 * 1.96 * spread, rel=0.15
+    )
 
 
 def test_choices_without_replies_are_not_there():

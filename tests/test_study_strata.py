@@ -1,5 +1,6 @@
 """Where the gain of a choice comes from, on effects that are known."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -81,13 +82,30 @@ def test_sums_that_hold_have_a_correlation_and_a_slope_of_one():
     rows = [cell("random", p, float(GAINS[list(p)].sum()), draw=at) for at, p in enumerate(pairs)]
     (one,) = additivity([*rows, cell("own", (0, 6), 12.0)], caused(GAINS))
     assert (one.adapter, one.share, one.cells) == ("a", 0.25, 10)
-    assert (one.pearson, one.slope) == pytest.approx((1, 1))
+    assert (one.refusal.pearson, one.refusal.slope) == pytest.approx((1, 1))
     (half,) = additivity(
         [cell(r.method, r.chosen, r.log_odds[0] / 2, r.draw) for r in rows], caused(GAINS)
     )
-    assert half.slope == pytest.approx(0.5)
+    assert half.refusal.slope == pytest.approx(0.5)
 
 
 def test_what_does_not_vary_has_no_correlation():
     (one,) = additivity([cell("random", (0, 1), 2.0, draw=at) for at in range(5)], caused(GAINS))
-    assert (one.cells, one.pearson, one.slope) == (5, None, None)
+    assert (one.cells, one.refusal.pearson, one.refusal.slope) == (5, None, None)
+
+
+def test_losses_are_held_against_their_sums_too():
+    """Sums of ones, and losses that grow with the square of how many modules are out."""
+    causal = [
+        CausalRow("a", row.module, Effect(-gain, 0.0, -1.0), None, None, {})
+        for row, gain in zip(caused(GAINS), GAINS, strict=True)
+    ]
+    rows = [
+        replace(
+            cell("random", range(k), float(GAINS[:k].sum()), draw=k), share=0.5, losses=(k * k,)
+        )
+        for k in (1, 2, 3)
+    ]
+    (one,) = additivity(rows, causal)
+    assert one.refusal.slope == pytest.approx(1)
+    assert one.loss.slope == pytest.approx(4)  # 1, 4, 9 over 1, 2, 3

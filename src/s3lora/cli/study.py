@@ -41,14 +41,17 @@ def _write_pages(told: Study) -> None:
     from s3lora.lab.study.keeping import read_causal, read_rows
     from s3lora.lab.study.plots import write_plots
     from s3lora.lab.study.run import CAUSAL, ROWS
-    from s3lora.lab.study.tables import write_tables
+    from s3lora.lab.study.tables import choosing, write_tables
+    from s3lora.lab.study.units import data_sets
 
     rows, causal = read_rows(told.results / ROWS), read_causal(told.results / CAUSAL)
     if not rows:
         raise DataError(
             f"{told.results} holds no rows yet", hint="run the study without --tables-only"
         )
-    for path in write_tables(rows, causal, told.results, share=told.shares[0]):
+    sets = data_sets(told.adapters)
+    for path in write_tables(rows, causal, told.results, share=told.shares[0], sets=sets):
         click.echo(path)
+    rows, causal = choosing(rows, causal)
     for path in write_plots(rows, causal, told.results, methods=told.plotted or None):
         click.echo(path)

@@ -1,28 +1,32 @@
-"""The figures of a study: does the choice matter, at what loss, and the lines of the main table.
+"""The figures of a study against random choices, and against another method.
 
-All is paired: a resample takes the same prompts, held-out rows and adapters for every method.
-Prompts and adapters are crossed, every adapter having all prompts: both are drawn again, once each.
-An adapter of another kind may have held-out rows of its own; an adapter's rows are all alike.
+All is paired: a difference is taken on the same prompts, held-out rows and adapter. On one adapter
+its interval is over prompts or rows, which are drawn again; over several it is Student's t over
+the adapters, and over the independent data sets among them. An adapter of another kind may have
+held-out rows of its own; an adapter's rows are all alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 
-from s3lora.adapter import natural_key
-from s3lora.lab.metrics.intervals import Figure, missing, wilson
+from s3lora.lab.metrics.intervals import Figure, missing
 from s3lora.lab.study import rows as study
-from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap, figure
-from s3lora.lab.study.rows import BENIGN, LOSS, MARGIN, REFUSAL, Cell, Quantity, Row
+from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap
+from s3lora.lab.study.rows import BENIGN, LOSS, REFUSAL, Cell, Quantity, Row
+from s3lora.lab.study.units import Difference, difference_of
 from s3lora.linalg import Array
 
 Cells: TypeAlias = Mapping[Cell, tuple[Row, ...]]
 Pair: TypeAlias = tuple[tuple[Row, ...], tuple[Row, ...]]  # of a cell, and the draws for it
-Groups: TypeAlias = Sequence[tuple[Row, ...]]  # of a cell, by adapter
+
+OWN_ROWS: Mapping[str, str] = MappingProxyType({})
+"""Every adapter trained on rows of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,9 @@ class Versus:
     mean: float
     """Over adapters and items, in nats per token."""
     difference: Figure
-    """Less the mean of the draws; the interval is over items and adapters, the draws held fixed."""
+    """Less the mean of the draws, which is held fixed; intervals as in `Difference`."""
+    by_data: Figure | None
+    """The same over the data sets that several adapters were trained on."""
     percentiles: tuple[float, ...]
     """By adapter, the share in % of draws that are worse, ties counted half: 100 is best."""
     wins: int
@@ -58,21 +64,33 @@ class Standing:
     """How many random choices each adapter has, at the least."""
     refusal: Versus
     loss: Versus
+    harmless: Difference | None
+    """Refusal log-odds on harmless prompts, less those of the draws; None: not measured."""
+    specific: Difference | None
+    """By how much more it gains on harmful prompts than on harmless ones."""
 
 
 def standings(rows: Iterable[Row], bootstrap: Bootstrap = DEFAULT) -> tuple[Standing, ...]:
     """Where the choices on each adapter stand among the random ones, in order of the cells."""
     found = pairs(study.by_cell(rows))
-    return tuple(_standing({cell: pair}, bootstrap) for cell, pair in found.items())
+    return tuple(_standing({cell: pair}, OWN_ROWS, bootstrap) for cell, pair in found.items())
 
 
-def pooled(rows: Iterable[Row], bootstrap: Bootstrap = DEFAULT) -> tuple[Standing, ...]:
-    """The same over all adapters that have random draws for the cell, by method, edit and share."""
+def pooled(
+    rows: Iterable[Row], bootstrap: Bootstrap = DEFAULT, sets: Mapping[str, str] = OWN_ROWS
+) -> tuple[Standing, ...]:
+    """The same over all adapters that have random draws for the cell, by method, edit and share.
+
+    Args:
+        rows: Of the study.
+        bootstrap: For a cell that one adapter alone has.
+        sets: The rows that each adapter was trained on, as in `units.data_sets`.
+    """
     groups: dict[tuple[str, str, float], dict[Cell, Pair]] = {}
     for cell, pair in pairs(study.by_cell(rows)).items():
         if pair[1]:
             groups.setdefault(cell[1:], {})[cell] = pair
-    return tuple(_standing(groups[key], bootstrap) for key in sorted(groups))
+    return tuple(_standing(groups[key], sets, bootstrap) for key in sorted(groups))
 
 
 def pairs(cells: Cells) -> dict[Cell, Pair]:
@@ -99,133 +117,104 @@ class Duel:
     share: float
     wins: tuple[int, int]
     """On how many adapters its refusal log-odds are higher, of how many."""
-    refusal: Figure
+    refusal: Difference
     """Its refusal log-odds less the rival's, in nats."""
-    loss: Figure
-    """Its loss less the rival's, in nats per token."""
 
 
 def duels(
-    rows: Iterable[Row], rival: str = "s3lora", bootstrap: Bootstrap = DEFAULT
+    rows: Iterable[Row],
+    rival: str = "s3lora",
+    bootstrap: Bootstrap = DEFAULT,
+    sets: Mapping[str, str] = OWN_ROWS,
 ) -> tuple[Duel, ...]:
     """Every choice against the rival's modules dropped, over the adapters that have both."""
-    groups: dict[tuple[str, str, float], list[Pair]] = {}
+    groups: dict[tuple[str, str, float], dict[str, Pair]] = {}
     cells = study.by_cell(rows)
     for cell, (own, _) in pairs(cells).items():
         other = cells.get(cell._replace(method=rival, edit="drop"))
         if other and other != own:
-            groups.setdefault(cell[1:], []).append((own, other))
-    return tuple(_duel(key, groups[key], bootstrap) for key in sorted(groups))
+            groups.setdefault(cell[1:], {})[cell.adapter] = (own, other)
+    return tuple(_duel(key, groups[key], sets, bootstrap) for key in sorted(groups))
 
 
-def _duel(key: tuple[str, str, float], among: Sequence[Pair], bootstrap: Bootstrap) -> Duel:
-    refusal, loss = (_versus(among, quantity, bootstrap) for quantity in (REFUSAL, LOSS))
-    return Duel(*key, (refusal.wins, len(among)), refusal.difference, loss.difference)
+def _duel(
+    key: tuple[str, str, float],
+    among: Mapping[str, Pair],
+    sets: Mapping[str, str],
+    bootstrap: Bootstrap,
+) -> Duel:
+    wins = sum(_better_than_median(REFUSAL, pair) for pair in among.values())
+    return Duel(*key, (wins, len(among)), _difference(among, REFUSAL, sets, bootstrap))
 
 
-def _standing(pairs: Mapping[Cell, Pair], bootstrap: Bootstrap) -> Standing:
-    first, among = next(iter(pairs)), tuple(pairs.values())
-    names, k = tuple(cell.adapter for cell in pairs), among[0][0][0].k
-    draws = min(len(draws) for _, draws in among)
-    refusal, loss = (_versus(among, quantity, bootstrap) for quantity in (REFUSAL, LOSS))
-    return Standing(*first[1:], names, k, draws, refusal, loss)
+def _standing(
+    by_cell: Mapping[Cell, Pair], sets: Mapping[str, str], bootstrap: Bootstrap
+) -> Standing:
+    first, among = next(iter(by_cell)), {cell.adapter: pair for cell, pair in by_cell.items()}
+    own, _ = next(iter(among.values()))
+    refusal, loss = (_versus(among, quantity, sets, bootstrap) for quantity in (REFUSAL, LOSS))
+    harmless = specific = None
+    sides = [side for pair in among.values() for side in pair]
+    if all(side and all(row.benign_log_odds for row in side) for side in sides):
+        harmless = _difference(among, BENIGN, sets, bootstrap)
+        specific = _specific(among, sets, bootstrap)
+    draws = min(len(draws) for _, draws in among.values())
+    what = (*first[1:], tuple(among), own[0].k, draws)
+    return Standing(*what, refusal, loss, harmless, specific)
 
 
-def _versus(pairs: Sequence[Pair], quantity: Quantity, bootstrap: Bootstrap) -> Versus:
-    mean = float(np.mean([quantity.means(own).mean() for own, _ in pairs]))
-    name = f"difference of {quantity.field}"
-    if not all(draws for _, draws in pairs):
-        return Versus(mean, missing(name, quantity.unit, quantity.better, "no random draws"), (), 0)
-    values = [quantity.items(a).mean(0) - quantity.items(b).mean(0) for a, b in pairs]
-    samples = bootstrap.means(quantity, values, [own[0] for own, _ in pairs])
-    turned = [[quantity.sign * quantity.means(rows) for rows in pair] for pair in pairs]
+def _versus(
+    among: Mapping[str, Pair], quantity: Quantity, sets: Mapping[str, str], bootstrap: Bootstrap
+) -> Versus:
+    mean = float(np.mean([quantity.means(own).mean() for own, _ in among.values()]))
+    if not all(draws for _, draws in among.values()):
+        name = f"difference of {quantity.field}"
+        none = missing(name, quantity.unit, quantity.better, "no random draws")
+        return Versus(mean, none, None, (), 0)
+    told = _difference(among, quantity, sets, bootstrap)
+    turned = [[quantity.sign * quantity.means(rows) for rows in pair] for pair in among.values()]
     return Versus(
         mean,
-        figure(
-            name, bootstrap.over_adapters(samples), len(values[0]), quantity.unit, quantity.better
-        ),
+        told.figure,
+        told.by_data,
         tuple(percentile(own, draws) for own, draws in turned),
-        sum(bool(own.mean() > np.median(draws)) for own, draws in turned),
+        sum(_better_than_median(quantity, pair) for pair in among.values()),
     )
+
+
+def _better_than_median(quantity: Quantity, pair: Pair) -> bool:
+    own, others = (quantity.sign * quantity.means(rows) for rows in pair)
+    return bool(own.mean() > np.median(others))
+
+
+def _difference(
+    among: Mapping[str, Pair], quantity: Quantity, sets: Mapping[str, str], bootstrap: Bootstrap
+) -> Difference:
+    samples = {name: _samples(pair, quantity, bootstrap) for name, pair in among.items()}
+    n = len(getattr(next(iter(among.values()))[0][0], quantity.field))
+    name = f"difference of {quantity.field}"
+    return difference_of(name, samples, n, quantity.unit, quantity.better, sets)
+
+
+def _samples(pair: Pair, quantity: Quantity, bootstrap: Bootstrap) -> Array:
+    own, others = pair
+    value = quantity.items(own).mean(0) - quantity.items(others).mean(0)
+    return np.asarray(bootstrap.means(quantity, [value], [own[0]])[:, 0])
+
+
+def _specific(
+    among: Mapping[str, Pair], sets: Mapping[str, str], bootstrap: Bootstrap
+) -> Difference:
+    samples = {
+        name: _samples(pair, REFUSAL, bootstrap) - _samples(pair, BENIGN, bootstrap)
+        for name, pair in among.items()
+    }
+    n = len(next(iter(among.values()))[0][0].benign_log_odds)
+    name = "harmful less harmless"
+    return difference_of(name, samples, n, REFUSAL.unit, REFUSAL.better, sets)
 
 
 def percentile(values: Array, draws: Array) -> float:
     """The mean mid-rank of values among draws, in %."""
     below, equal = (np.mean(test(draws, values[:, None])) for test in (np.less, np.equal))
     return float(100 * (below + equal / 2))
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the main table: a reference, the random draws, or a method's choice."""
-
-    method: str
-    edit: str
-    adapters: int
-    """Over how many adapters the figures are means."""
-    draws: int
-    refusal: Figure | None
-    margin: Figure | None
-    benign: Figure | None
-    loss: Figure | None
-    spread: tuple[float | None, ...]
-    """Standard deviation of these four over the draws, mean over adapters; None if not drawn."""
-    refused: Figure | None
-    """Share of the harmful prompts that are refused."""
-    over_refused: Figure | None
-    """Share of the harmless prompts that are refused."""
-
-
-def main_lines(
-    rows: Sequence[Row], names: Sequence[str], share: float, bootstrap: Bootstrap = DEFAULT
-) -> tuple[Line, ...]:
-    """The lines for some adapters: references, random, then methods; none without any row."""
-    groups: dict[tuple[str, str], list[tuple[Row, ...]]] = {}
-    for reference in study.REFERENCES:
-        found = (study.reference(rows, name, reference) for name in names)
-        groups[reference, ""] = [(row,) for row in found if row]
-    for cell, group in sorted(study.by_cell(rows).items(), key=lambda item: _rank(item[0])):
-        at_share = abs(cell.share - share) < 1e-9 and cell.method not in study.REFERENCES
-        if at_share and cell.adapter in names:
-            groups.setdefault((cell.method, cell.edit), []).append(group)
-    return tuple(_line(*key, group, bootstrap) for key, group in groups.items() if group)
-
-
-def _rank(cell: study.Cell) -> tuple[object, ...]:
-    return cell.method != study.RANDOM, natural_key(cell.method), cell.edit
-
-
-def _line(method: str, edit: str, groups: Groups, bootstrap: Bootstrap) -> Line:
-    told = [_mean(groups, quantity, bootstrap) for quantity in (REFUSAL, MARGIN, BENIGN, LOSS)]
-    means, spreads = zip(*told, strict=True)
-    draws = min(len(group) for group in groups)
-    rates = (_rate(groups, which) for which in ("harmful_refused", "harmless_refused"))
-    refusal, margin, benign, loss = means
-    return Line(method, edit, len(groups), draws, refusal, margin, benign, loss, spreads, *rates)
-
-
-def _mean(
-    groups: Groups, quantity: Quantity, bootstrap: Bootstrap
-) -> tuple[Figure | None, float | None]:
-    """Over draws, adapters and items, with the deviation; None unless every row has them."""
-    if not all(getattr(row, quantity.field) for group in groups for row in group):
-        return None, None
-    samples = bootstrap.over_adapters(bootstrap.of_groups(quantity, groups))
-    n = len(getattr(groups[0][0], quantity.field))
-    told = figure(quantity.field, samples, n, quantity.unit, quantity.better)
-    if min(map(len, groups)) < 2:
-        return told, None
-    return told, float(np.mean([quantity.means(group).std(ddof=1) for group in groups]))
-
-
-def _rate(groups: Groups, which: str) -> Figure | None:
-    """The mean share over rows, with Wilson's interval for the prompts of one row.
-
-    All rows have the same prompts, so that more rows do not make more of them.
-    """
-    told = [getattr(row.replies, which) for group in groups for row in group if row.replies]
-    scored = [known for flags in told if (known := [flag for flag in flags if flag is not None])]
-    if not scored:
-        return None
-    share, n = float(np.mean([np.mean(flags) for flags in scored])), min(map(len, scored))
-    return Figure(which, share, n, *wilson(round(share * n), n), "share", "neither")

@@ -1,4 +1,8 @@
-"""Drawing prompts, held-out rows and adapters again, alike for everything that is compared."""
+"""Drawing the prompts and held-out rows of one adapter again, alike for all that is compared.
+
+Prompts and rows are crossed: every resample draws both, once each. Adapters are not drawn: they
+are few, and `units` has the intervals over them.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +40,6 @@ class Bootstrap:
         """The mean over the rows of each group in each sample: (1 + resamples, groups)."""
         values = [quantity.items(group).mean(0) for group in groups]
         return self.means(quantity, values, [group[0] for group in groups])
-
-    def over_adapters(self, means: Array) -> Array:
-        """The mean over adapters, drawn again, of means (samples, adapters): shape (samples,)."""
-        adapters = means.shape[1]
-        return np.asarray((means * self.counts(adapters, "adapters")).sum(1) / adapters)
 
 
 DEFAULT = Bootstrap()

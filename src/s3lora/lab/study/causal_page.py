@@ -8,37 +8,71 @@ from s3lora.adapter import natural_key
 from s3lora.lab.metrics.intervals import Figure
 from s3lora.lab.study.bootstrap import Bootstrap
 from s3lora.lab.study.culprits import ALL, HOWS, Correlation, Part, culprits, parts
-from s3lora.lab.study.markdown import NONE, grid, markdown, number, page
+from s3lora.lab.study.markdown import (
+    NONE,
+    OVER_MODULES,
+    grid,
+    markdown,
+    number,
+    page,
+    under,
+)
 from s3lora.lab.study.rows import CausalRow, Row
 from s3lora.lab.study.strata import Additivity, Source, additivity, sources
+from s3lora.lab.study.units import mean_of, over_data_sets
 
 PARTS = ("predicted", "between", "within")
 
 
-def causal_page(rows: Sequence[Row], causal: Sequence[CausalRow], bootstrap: Bootstrap) -> str:
+ABOUT = (
+    "Spearman's correlation over modules: above 0 where a high score goes with a module whose"
+    " removal raises the refusal log-odds. `projection type` is the row that every score has to"
+    " beat: what writes by way of values (v, o, down) before gates (gate, up) before q and k, and"
+    " nothing else; `type, then …` ranks by a score within each projection, σ₁/Σσ (`spectrum`) or"
+    " that over ‖ΔW‖_F (`magnitude`)."
+)
+FEWEST = 2
+"""Adapters whose mean is not given: a t interval over two says nothing."""
+
+MEANS = (
+    f"{OVER_MODULES} Means: Student's t over adapters, and over the independent data sets that they"
+    " were trained on."
+)
+
+
+def causal_page(
+    rows: Sequence[Row],
+    causal: Sequence[CausalRow],
+    sets: Mapping[str, str],
+    bootstrap: Bootstrap,
+) -> str:
     """Scores against effects of single modules, effects against each other, and their sums."""
-    told = culprits(causal, bootstrap)
-    scores = [one for one in told if one.x not in HOWS]
+    correlations = culprits(causal, bootstrap)
+    scores = [one for one in correlations if one.x not in HOWS]
     tables = {}
     for how, target in dict.fromkeys((one.how, one.target) for one in scores):
         among = [x for x in scores if (x.how, x.target, x.scope) == (how, target, ALL)]
         title = f"Score and effect on {target} ({how}), all modules"
-        tables[title] = grid("score", _with_means({(x.x, x.adapter): x.spearman for x in among}))
+        table = grid("score", _with_means({(x.x, x.adapter): x.spearman for x in among}, sets))
+        tables[title] = under(table, MEANS)
     title = "Score and effect on refusal (first order), by projection, mean over adapters"
-    tables[title] = _by_projection(scores)
-    tables["First order against what was measured, all modules"] = _agreement(told)
+    note = "In parentheses the lowest and the highest adapter; these are no intervals."
+    tables[title] = under(_by_projection(scores), note)
+    title = "First order against what was measured, all modules"
+    tables[title] = under(_agreement(correlations), OVER_MODULES)
     tables["Where the effects are"] = _parts_table(parts(causal))
-    told_sources, added = sources(rows, causal), additivity(rows, causal)
-    for share in dict.fromkeys(one.share for one in told_sources):
-        at_share = [one for one in told_sources if one.share == share]
+    gains, sums = sources(rows, causal), additivity(rows, causal)
+    for share in dict.fromkeys(one.share for one in gains):
+        at_share = [one for one in gains if one.share == share]
         title = f"Where the gain of a choice comes from, share {share:g}"
         tables[title] = _sources_table(at_share)
-    tables["Do the effects of single modules add up?"] = _additivity_table(added)
-    about = (
-        "Spearman's correlation over modules: above 0 where a high score goes with a module whose"
-        " removal raises the refusal log-odds."
+    title = "Do the effects of single modules add up?"
+    note = (
+        "Pearson's correlation of sums of first-order effects with what was measured, and the slope"
+        " of the line through them: both 1 where effects add up."
     )
-    return page("Causal effects of single modules", about, tables)
+    tables[title] = under(_additivity_table(sums), note)
+    return page("Causal effects of single modules", ABOUT, tables)
 
 
 def _by_projection(scores: Sequence[Correlation]) -> str:
@@ -61,15 +95,18 @@ def _mean_and_ends(values: Sequence[float]) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def _with_means(told: Mapping[tuple[str, str], Figure]) -> dict[tuple[str, str], Figure]:
-    """A column more: the mean over adapters, of those that have a value."""
+def _with_means(
+    figures: Mapping[tuple[str, str], Figure], sets: Mapping[str, str]
+) -> dict[tuple[str, str], Figure]:
+    """Two columns more: the means over adapters and over data sets, of those that have a value."""
     means = {}
-    for line in dict.fromkeys(line for line, _ in told):
-        values = [f.value for (x, _), f in told.items() if x == line and f.value is not None]
-        if len(values) > 1:
-            mean, n = sum(values) / len(values), len(values)
-            means[line, "mean of adapters"] = Figure("mean", mean, n, None, None, "", "neither")
-    return {**told, **means}
+    for line in dict.fromkeys(line for line, _ in figures):
+        values = {a: f.value for (x, a), f in figures.items() if x == line and f.value is not None}
+        if len(values) > FEWEST:
+            means[line, "mean of adapters"] = mean_of("mean", [*values.values()], "", "neither")
+            by_data = over_data_sets("mean", values, sets, "", "neither")
+            means[line, "mean of data sets"] = by_data
+    return {**figures, **means}
 
 
 def _agreement(told: Iterable[Correlation]) -> str:
@@ -114,9 +151,16 @@ def _sources_line(method: str, adapter: str, among: Sequence[Source]) -> list[st
     return [method, adapter, str(len(among)), *gains, mean + ends]
 
 
-def _additivity_table(told: Iterable[Additivity]) -> str:
-    heads = ["adapter", "share", "cells", "Pearson", "measured by predicted"]
+def _additivity_table(sums: Iterable[Additivity]) -> str:
+    heads = ["adapter", "share", "cells", "refusal: Pearson", "measured by predicted"]
+    heads += ["loss: Pearson", "measured by predicted"]
     body = [
-        [x.adapter, f"{x.share:g}", str(x.cells), number(x.pearson), number(x.slope)] for x in told
+        [
+            x.adapter,
+            f"{x.share:g}",
+            str(x.cells),
+            *(number(v) for one in (x.refusal, x.loss) for v in (one.pearson, one.slope)),
+        ]
+        for x in sums
     ]
     return markdown(heads, body)

@@ -11,6 +11,7 @@ import numpy as np
 from s3lora.adapter import natural_key
 from s3lora.lab.metrics.intervals import Figure
 from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap, figure
+from s3lora.lab.study.projection_type import type_scores
 from s3lora.lab.study.rows import CausalRow, How
 from s3lora.linalg import Array
 
@@ -41,6 +42,16 @@ def effects(rows: Sequence[CausalRow], how: How) -> dict[str, Array]:
     least = np.nansum(np.abs(loss)) / (10 * known)
     per_loss = refusal / np.maximum(loss, least) if least else np.full_like(refusal, np.nan)
     return {"refusal": refusal, "refusal per loss": per_loss, "loss": loss}
+
+
+def constant_scores(rows: Iterable[CausalRow]) -> tuple[str, ...]:
+    """The choices whose score is the same for all modules of every adapter: it chooses nothing."""
+    groups, names = by_adapter(rows).values(), list[str]()
+    for name in dict.fromkeys(name for group in groups for row in group for name in row.scores):
+        columns = [{row.scores.get(name) for row in group} for group in groups if len(group) > 1]
+        if columns and all(len(values) == 1 and None not in values for values in columns):
+            names.append(name)
+    return tuple(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +89,17 @@ def _culprits(group: Sequence[CausalRow], bootstrap: Bootstrap) -> Iterator[Corr
 
 
 def _distinct(group: Sequence[CausalRow]) -> Iterator[tuple[str, Array]]:
-    """The scores by name; what differs from one before by its edit alone has the same, once."""
+    """The scores by name, then those by type of projection.
+
+    What differs from one before by its edit alone has the same scores, and comes once.
+    """
     seen: set[bytes] = set()
     for name in dict.fromkeys(name for row in group for name in row.scores):
         values = np.array([row.scores.get(name) for row in group], dtype=np.float64)
         if values.tobytes() not in seen:
             seen.add(values.tobytes())
             yield name, values
+    yield from type_scores(group).items()
 
 
 def _by_scope(

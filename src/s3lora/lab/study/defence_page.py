@@ -6,10 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from s3lora.lab.metrics.intervals import Figure
-from s3lora.lab.study.analysis import Line, main_lines
 from s3lora.lab.study.bootstrap import Bootstrap, figure
 from s3lora.lab.study.costs import Cost
-from s3lora.lab.study.markdown import NONE, counted, interval, markdown, number, page
+from s3lora.lab.study.lines import Line, main_lines
+from s3lora.lab.study.markdown import (
+    NONE,
+    OVER_ITEMS,
+    counted,
+    interval,
+    markdown,
+    number,
+    page,
+)
 from s3lora.lab.study.rows import LOSS, RANDOM, REFERENCES, REFUSAL, Quantity, Row, by_cell, label
 
 COMBINED = "s3lora"
@@ -72,6 +80,7 @@ def _about(costs: Sequence[Cost], share: float) -> str:
         " difference to plain LoRA on the same rows, without any method after it, paired by prompt"
         f" or held-out row. Every training was a process of its own ({machines or 'unknown'});"
         " seconds before are those until the first step, memory is its largest resident set."
+        f" {OVER_ITEMS}"
     )
 
 

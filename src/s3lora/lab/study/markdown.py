@@ -7,6 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from s3lora.lab.metrics.intervals import Figure
 
 NONE = "–"
+
+OVER_ITEMS = (
+    "Intervals: the prompts and held-out rows of the one adapter drawn again (bootstrap). They say"
+    " nothing about other adapters."
+)
+OVER_ADAPTERS = (
+    "Intervals: Student's t over adapters; and, beside it, over the independent data sets that they"
+    " were trained on, adapters on the same rows counting once, with their mean."
+)
+OVER_MODULES = "Intervals: the modules of the one adapter drawn again (bootstrap)."
 _EMPTY = "Nothing measured yet.\n"
 
 
@@ -42,6 +52,11 @@ def counted(told: Iterable[Figure | None]) -> str:
     counts = sorted({one.n for one in told if one and one.value is not None})
     ends = dict.fromkeys(str(n) for n in (*counts[:1], *counts[-1:]))
     return f" (n={'–'.join(ends)})" if counts else ""
+
+
+def under(table: str, note: str) -> str:
+    """A table with a note below it; a table without lines stays as it is."""
+    return table if table == _EMPTY else f"{table}\n{note}\n"
 
 
 def page(title: str, about: str, tables: Mapping[str, str]) -> str:

@@ -77,7 +77,7 @@ def drawn(
 
 
 def front_plot(rows: Sequence[Row], methods: Sequence[str] | None = None) -> Any:
-    """Margin over loss for each adapter: the methods over K, and the cloud of random draws."""
+    """Refusal log-odds over loss for each adapter: the methods over K, random draws as a cloud."""
     names, cells = adapters(rows), study.by_cell(rows)
     shown = {c[1:3] for c in cells if c.method not in (RANDOM, *study.REFERENCES)}
     order = sorted(shown, key=lambda what: (methods.index(what[0]) if methods else 0, what))

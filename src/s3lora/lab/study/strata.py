@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s3lora.lab.study.culprits import by_adapter, effects
-from s3lora.lab.study.rows import RANDOM, REFERENCES, REFUSAL, CausalRow, Cell, Row, by_cell
+from s3lora.lab.study.rows import LOSS, RANDOM, REFERENCES, REFUSAL, CausalRow, Cell, Row, by_cell
 from s3lora.linalg import Array
 
 Places: TypeAlias = NDArray[np.intp]
@@ -111,15 +111,23 @@ class Additivity:
     adapter: str
     share: float
     cells: int
-    """Random draws and choices alike, each against every module in place."""
+    """Random draws and choices alike."""
+    refusal: Agreement
+    loss: Agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Measured changes against sums of effects."""
+
     pearson: float | None
     """None where there are fewer than three cells or nothing varies."""
     slope: float | None
-    """Measured by predicted: below 1 where effects overlap."""
+    """Measured by predicted: below 1 where effects overlap, above 1 where they reinforce."""
 
 
 def additivity(rows: Iterable[Row], causal: Iterable[CausalRow]) -> tuple[Additivity, ...]:
-    """Measured against predicted gains over the tuned model, by adapter and share."""
+    """Measured against predicted changes from the tuned model, by adapter and share."""
     modules, groups = by_adapter(causal), dict[tuple[str, float], list[Row]]()
     for cell, group in by_cell(rows).items():
         if cell.adapter in modules and (_chosen(cell) or cell[1:3] == (RANDOM, "drop")):
@@ -130,10 +138,16 @@ def additivity(rows: Iterable[Row], causal: Iterable[CausalRow]) -> tuple[Additi
 def _additivity(
     key: tuple[str, float], modules: Sequence[CausalRow], rows: Sequence[Row]
 ) -> Additivity:
-    gain = effects(modules, "first order")["refusal"]
-    predicted = np.array([gain[list(row.chosen)].sum() for row in rows])
-    measured = REFUSAL.means(rows)
-    if len(rows) < 3 or not np.ptp(predicted) or not np.ptp(measured):
-        return Additivity(*key, len(rows), None, None)
+    single = effects(modules, "first order")
+    refusal, loss = (
+        _agreement(np.array([single[name][list(row.chosen)].sum() for row in rows]), q.means(rows))
+        for name, q in (("refusal", REFUSAL), ("loss", LOSS))
+    )
+    return Additivity(*key, len(rows), refusal, loss)
+
+
+def _agreement(predicted: Array, measured: Array) -> Agreement:
+    if len(predicted) < 3 or not np.ptp(predicted) or not np.ptp(measured):
+        return Agreement(None, None)
     slope = float(np.polyfit(predicted, measured, 1)[0])
-    return Additivity(*key, len(rows), float(np.corrcoef(predicted, measured)[0, 1]), slope)
+    return Agreement(float(np.corrcoef(predicted, measured)[0, 1]), slope)
