@@ -649,7 +649,7 @@ def test_weights_that_were_not_asked_for_are_noted(tmp_path):
     folder = write_adapter(tmp_path)
     (folder / "mine.safetensors").write_bytes((folder / WEIGHTS).read_bytes())
     (found,) = open_adapter(folder / "mine.safetensors").findings
-    assert (found.rule, found.severity, found.where) == ("unscanned-sibling", "low", WEIGHTS)
+    assert (found.rule, found.severity, found.where) == ("unscanned-sibling", "medium", WEIGHTS)
 
 
 def test_name_of_another_module_is_an_error(tmp_path):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from s3lora.errors import AdapterError
-from s3lora.io.safetensors import read_small
+from s3lora.io.regular_file import read_small, stays_with
 from s3lora.io.sources import CARD
 
 MAX_CARD = 8 * 2**20
@@ -27,7 +27,7 @@ def read_card(folder: Path) -> bytes | None:
     if not os.path.lexists(card):
         return None
     target = Path(os.path.realpath(card))
-    if not any(target.is_relative_to(home) for home in _homes(folder)):
+    if not stays_with(folder, card):
         raise AdapterError(
             f"{card} is a link to {target}, outside the adapter's folder: its text would be copied",
             hint="remove the link, or put a copy of the file there if it may be published",
@@ -35,14 +35,3 @@ def read_card(folder: Path) -> bytes | None:
     return read_small(
         target, MAX_CARD, f"a model card of at most {MAX_CARD} bytes is carried over: shorten it"
     )
-
-
-def _homes(folder: Path) -> list[Path]:
-    """The folders that a link in a folder may lead to, without any link in their own paths.
-
-    In the hub's cache `models--…/snapshots/REVISION/` holds links into `models--…/blobs/`.
-    """
-    own = Path(os.path.realpath(folder))
-    snapshots = (parent for parent in own.parents if parent.name == "snapshots")
-    blobs = (parent.with_name("blobs") for parent in snapshots)
-    return [own, *(blob for blob in blobs if not blob.is_symlink())]

@@ -86,6 +86,30 @@ def read_small(path: Path, most: int, hint: str) -> bytes:
     return data
 
 
+def read_head(path: Path, length: int = 64) -> bytes:
+    """The first bytes of a file, or all if it has fewer.
+
+    Raises:
+        AdapterError: if it cannot be opened or read, or is no regular file.
+    """
+    fd, _ = open_regular(path)
+    with open(fd, "rb") as file, reading(path):
+        return file.read(length) or b""
+
+
+def stays_with(folder: Path, path: Path) -> bool:
+    """Whether a file, with its links followed, lies in a folder or in the hub's cache of it.
+
+    In the hub's cache `models--…/snapshots/REVISION/` holds links into `models--…/blobs/`.
+    """
+    own = Path(os.path.realpath(folder))
+    snapshots = (parent for parent in own.parents if parent.name == "snapshots")
+    blobs = (parent.with_name("blobs") for parent in snapshots)
+    target = Path(os.path.realpath(path))
+    homes = (own, *(blob for blob in blobs if not blob.is_symlink()))
+    return any(target.is_relative_to(home) for home in homes)
+
+
 def refuse_stand_in(path: Path, head: bytes) -> None:
     """Refuse a file of which the first bytes show that it is not what its name says.
 
