@@ -75,28 +75,33 @@ STATUS: dict[str, tuple[dict[str, Any], list[str], int]] = {
         1,
     ),
     "payload": ({"extra": {f"{PREFIX}norm.weight": draw(4)}}, [], 1),
-    "payload, announced": (
+    "payload, announced and expected": (
         {"extra": {f"{PREFIX}score.weight": draw(4)}, "config": {"modules_to_save": ["score"]}},
+        [],
+        0,
+    ),
+    "payload, announced": (
+        {"extra": {f"{PREFIX}norm.weight": draw(4)}, "config": {"modules_to_save": ["norm"]}},
         [],
         1,
     ),
     "payload, announced, only high fails": (
-        {"extra": {f"{PREFIX}score.weight": draw(4)}, "config": {"modules_to_save": ["score"]}},
+        {"extra": {f"{PREFIX}norm.weight": draw(4)}, "config": {"modules_to_save": ["norm"]}},
         ["--fail-on", "high"],
         0,
     ),
     "not targeted": ({"config": {"target_modules": ["q_proj"]}}, ["--fail-on", "high"], 1),
     "not carried": ({"config": {"target_modules": ["q_proj", "v_proj", "o_proj"]}}, [], 1),
     "NaN": ({"modules": {Q: (np.full((2, 6), np.nan), draw(8, 2))}}, ["--fail-on", "high"], 1),
-    "low finding": ({"config": {"alora_invocation_tokens": [1]}}, [], 0),
+    "low finding": ({"config": {"rank_pattern": {"none": 4}}}, [], 0),
     "low finding, low fails": (
-        {"config": {"alora_invocation_tokens": [1]}},
+        {"config": {"rank_pattern": {"none": 4}}},
         ["--fail-on", "low"],
         1,
     ),
     "cannot judge": ({"config": {"use_dora": True}}, [], 3),
     "cannot judge, low finding": (
-        {"config": {"use_dora": True, "alora_invocation_tokens": [1]}},
+        {"config": {"use_dora": True, "rank_pattern": {"none": 4}}},
         [],
         3,
     ),

@@ -26,8 +26,9 @@ from adapters import (
 from s3lora import S3LoraError, open_adapter, scan
 from s3lora.errors import AdapterError, UnsupportedError
 from s3lora.io import patterns
-from s3lora.io.peft_config import resolve, validated
+from s3lora.io.peft_config import validated
 from s3lora.io.peft_keys import parse_key
+from s3lora.io.peft_targets import resolve
 from s3lora.io.safetensors import TensorFile
 from s3lora.io.strict_json import MAX_DEPTH, parse
 
@@ -129,18 +130,27 @@ def test_json_as_deep_as_allowed_is_read():
 
 WRONG = {
     "peft_type": [ABSENT, None, 1, ["LORA"]],
-    "r": [ABSENT, None, 0, -4, True, "8", 8.0, [8], 2**31, 10**400],
-    "lora_alpha": [ABSENT, None, "16", True, [16], 10**400],
+    "r": [None, 0, -4, True, "8", 8.0, [8], 2**31, 10**400],
+    "lora_alpha": [None, "16", True, [16], 10**400],
     "use_rslora": ["true", 1, []],
     "init_lora_weights": [1, ["pissa"], {"pissa": 1}],
-    "rank_pattern": [["q"], "q", {"q": 0}, {"q": -1}, {"q": "8"}, {"q": True}, {"q": 2.0}],
+    "rank_pattern": [
+        ["q"],
+        "q",
+        {"q" * (2**16 + 1): 2},
+        {"q": 0},
+        {"q": -1},
+        {"q": "8"},
+        {"q": True},
+        {"q": 2.0},
+    ],
     "alpha_pattern": [["q"], "q", {"q": "8"}, {"q": None}, {"q": True}, {"q": 10**400}],
     "target_modules": [1, {"q": 1}, [1], [["q"]], [""], ["a b"], ["../q"], ["q\x1b"], ["x" * 513]],
     "exclude_modules": [1, [None], ["q\u202e"]],
-    "modules_to_save": [1, [1], ["(a+)+$"], ["a b"], {"a": 1}],
-    "target_parameters": [1, [1], ["w.*"]],
+    "modules_to_save": [1, [1], ["(a+)+$"], ["a b"], {"a": 1}, "lm_head", [""], ["x" * 513]],
+    "target_parameters": [1, [1], ["w.*"], "experts.w", [""]],
     "layers_to_transform": ["1", [True], [1.0], {"a": 1}, True],
-    "layers_pattern": [1, ["(layers)"], "h|layers", ["x"] * 11],
+    "layers_pattern": [1, ["(layers)"], "h|layers", ["x"] * 11, "x" * 513],
 }
 
 
@@ -156,11 +166,18 @@ def test_field_with_a_value_it_cannot_have_is_refused_by_name(field, value):
 
 
 @pytest.mark.parametrize(
-    "field", ["target_modules", "exclude_modules", "modules_to_save", "target_parameters"]
+    ("field", "most"),
+    [
+        ("target_modules", 100_000),
+        ("exclude_modules", 100_000),
+        ("modules_to_save", 1000),
+        ("target_parameters", 100_000),
+    ],
 )
-def test_list_of_more_names_than_any_adapter_has_is_refused(field):
-    with pytest.raises(AdapterError, match=f"{field} has 100001 entries"):
-        validated(config_fields(**{field: [f"n{at}" for at in range(100_001)]}))
+def test_list_of_more_names_than_any_adapter_has_is_refused(field, most):
+    validated(config_fields(**{field: [f"n{at}" for at in range(most)]}))
+    with pytest.raises(AdapterError, match=f"{field} has {most + 1} entries"):
+        validated(config_fields(**{field: [f"n{at}" for at in range(most + 1)]}))
 
 
 @pytest.mark.parametrize("alpha", [0, -3, 1.5, 1e-300, 2**60])

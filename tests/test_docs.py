@@ -116,3 +116,16 @@ def test_the_demo_shows_its_commands_and_where_everything_is(tmp_path):
         assert (tmp_path / "demo" / name).exists()
     again = CliRunner().invoke(cli, ["demo", "-o", str(tmp_path / "demo")])
     assert again.exit_code == 2
+
+
+def test_every_rule_is_in_the_table_of_findings_with_the_severities_that_the_code_gives():
+    page = (ROOT / "docs/findings.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([a-z-]+)` \| ([a-z, ]+) \|", page, re.MULTILINE))
+    assert table.keys() == RULES.keys()
+    given: dict[str, set[str]] = {}
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for rule, severity in re.findall(r'Finding\(\s*"([a-z-]+)",\s*"(high|medium|low)"', text):
+            given.setdefault(rule, set()).add(severity)
+    for rule, severities in given.items():
+        assert severities <= set(table[rule].split(", ")), rule

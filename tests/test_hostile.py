@@ -333,8 +333,8 @@ BAD_CONFIGS: dict[str, tuple[Callable[[], bytes], str]] = {
     "dropout is 1e999": (lambda: with_field(b'"lora_dropout": 1e999'), "1e999"),
     "alpha is text": (lambda: in_config(lora_alpha="16"), "lora_alpha is '16'"),
     "alpha has 400 digits": (lambda: in_config(lora_alpha=10**400), "lora_alpha is"),
-    "alpha is missing": (lambda: json.dumps(config_fields(lora_alpha=ABSENT)).encode(), "missing"),
-    "r is missing": (lambda: json.dumps(config_fields(r=ABSENT)).encode(), "r is missing"),
+    "alpha is null": (lambda: in_config(lora_alpha=None), "lora_alpha is missing"),
+    "r is null": (lambda: in_config(r=None), "r is missing"),
     "r is below zero": (lambda: in_config(r=-8), "r is '-8'"),
     "r is zero": (lambda: in_config(r=0), "r is '0'"),
     "r is true": (lambda: in_config(r=True), "r is 'True'"),
@@ -411,7 +411,11 @@ STRANGE_CONFIGS: dict[str, tuple[dict[str, Any], int, set[tuple[str, str]]]] = {
         0,
         {("dead-pattern", "low")},
     ),
-    "a hundred thousand modules to save": ({"modules_to_save": NAMES_100K}, 0, set()),
+    "a thousand modules to save": (
+        {"modules_to_save": NAMES_100K[:1000]},
+        1,
+        {("missing-module", "medium")},
+    ),
     "a hundred thousand exclusions": ({"exclude_modules": NAMES_100K}, 0, set()),
     "a hundred thousand layers": ({"layers_to_transform": list(range(10**5))}, 0, set()),
     "a hundred thousand fields": (
@@ -432,7 +436,7 @@ def test_strange_config_is_bounded(name, tmp_path):
     assert {(f["rule"], f["severity"]) for f in told} == expected
 
 
-@pytest.mark.parametrize("name", [name for name in STRANGE_CONFIGS if "hundred" not in name])
+@pytest.mark.parametrize("name", [name for name in STRANGE_CONFIGS if "thousand" not in name])
 def test_text_of_a_config_is_shown_in_part(name, tmp_path):
     changes, status, _ = STRANGE_CONFIGS[name]
     result = run("scan", write_raw(tmp_path, GOOD, FIELDS | changes))
@@ -538,6 +542,11 @@ SMUGGLED: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
     "announced tokens": (
         f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta",
         {"trainable_token_indices": [1, 2]},
+        (BASE, LOW),
+    ),
+    "announced rows of no embedding": (
+        f"{PREFIX}{Q}.token_adapter.trainable_tokens_delta",
+        {"trainable_token_indices": {"q_proj": [1, 2]}},
         (BASE, MEDIUM),
     ),
     "tokens that nothing announces": (
@@ -553,15 +562,15 @@ SMUGGLED: dict[str, tuple[str, dict[str, Any], tuple[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", SMUGGLED)
-def test_smuggled_tensor_is_at_least_medium(name, tmp_path):
+def test_smuggled_tensor_is_told(name, tmp_path):
     key, config, finding = SMUGGLED[name]
     folder = write_adapter(tmp_path, [Q, V], config, extra={key: draw(4, 6)})
-    assert found(folder)[key] == {finding}
+    assert found(folder, status=finding[1] != LOW)[key] == {finding}
 
 
 def test_announced_payload_passes_where_only_high_findings_fail(tmp_path):
-    extra = {f"{PREFIX}score.weight": draw(4, 6)}
-    folder = write_adapter(tmp_path, config={"modules_to_save": ["score"]}, extra=extra)
+    extra = {f"{PREFIX}model.norm.weight": draw(6)}
+    folder = write_adapter(tmp_path, config={"modules_to_save": ["norm"]}, extra=extra)
     assert run("scan", folder, "--fail-on", "high").status == 0
     assert run("scan", folder).status == 1
 
@@ -804,10 +813,14 @@ def test_nothing_is_imported_and_no_network_is_used_because_of_a_file(tmp_path):
         "runpy.run_module('s3lora', run_name='__main__')\n"
     )
     told = subprocess.run([sys.executable, "-P", "-c", code], cwd=folder, capture_output=True)
-    assert told.returncode == 0, told.stderr
+    assert told.returncode == 1, told.stderr
     report = json.loads(told.stdout)
-    assert {(f["rule"], f["severity"]) for f in report["findings"]} == {("unscanned-sibling", LOW)}
+    assert {(f["rule"], f["severity"]) for f in report["findings"]} == {
+        ("imported-code", HIGH),
+        ("unscanned-sibling", LOW),
+    }
     assert {f["where"] for f in report["findings"]} == {
+        "auto_mapping",
         "evil.py",
         "modeling.py",
         "sitecustomize.py",

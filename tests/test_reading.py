@@ -47,7 +47,8 @@ from s3lora import open_adapter, scan
 from s3lora.adapter import Adapter
 from s3lora.cli import cli
 from s3lora.errors import AdapterError, ParameterError, UnsupportedError
-from s3lora.io.peft_config import KNOWN_FIELDS, OTHER_TYPES, resolve, validated
+from s3lora.io.peft_config import KNOWN_FIELDS, OTHER_TYPES, validated
+from s3lora.io.peft_targets import resolve
 
 torch.set_num_threads(1)
 
@@ -234,23 +235,23 @@ SCORED: dict[str, tuple[dict[str, Array], dict[str, Any], dict[str, str]]] = {
             f"{PREFIX}embed_tokens.base_layer.weight": draw(6, 8),
         },
         {"target_modules": ["embed_tokens"]},
-        {"base-weight-payload": "medium"},
+        {"base-weight-payload": "low"},
     ),
     "5 convolution": (lora(Q, draw(2, 3, 4), draw(5, 2, 1)), {}, {}),
     "8 biases": (
-        BOTH | {f"{PREFIX}{Q}.base_layer.bias": draw(8), f"{PREFIX}k_proj.bias": draw(4)},
+        BOTH | {f"{PREFIX}{Q}.base_layer.bias": draw(8)},
         {"bias": "all"},
-        {"base-weight-payload": "medium"},
+        {"base-weight-payload": "low"},
     ),
     "9 modules_to_save": (
         BOTH | {f"{PREFIX}score.weight": draw(3, 4)},
         {"modules_to_save": ["score"]},
-        {"base-weight-payload": "medium"},
+        {"base-weight-payload": "low"},
     ),
     "10 trainable tokens": (
         BOTH | {f"{PREFIX}embed_tokens.token_adapter.trainable_tokens_delta": draw(3, 4)},
         {"trainable_token_indices": {"embed_tokens": [1, 2, 3]}},
-        {"base-weight-payload": "medium"},
+        {"base-weight-payload": "low"},
     ),
     "11 stacked experts": (
         lora("m.experts", draw(6, 4), draw(5, 6)),
@@ -266,8 +267,12 @@ SCORED: dict[str, tuple[dict[str, Array], dict[str, Any], dict[str, str]]] = {
     "15 gaussian": (BOTH, {"init_lora_weights": "gaussian"}, {}),
     "15 orthogonal": (BOTH, {"init_lora_weights": "orthogonal"}, {}),
     "15 eva": (BOTH, {"init_lora_weights": "eva"}, {}),
-    "16 aLoRA": (BOTH, {"alora_invocation_tokens": [5, 6]}, {"conditional-update": "low"}),
-    "17 layer_replication": (BOTH, {"layer_replication": [[0, 1], [0, 1]]}, {}),
+    "16 aLoRA": (BOTH, {"alora_invocation_tokens": [5, 6]}, {"conditional-update": "medium"}),
+    "17 layer_replication": (
+        BOTH,
+        {"layer_replication": [[0, 1], [0, 1]]},
+        {"replicated-layers": "medium"},
+    ),
 }
 
 
@@ -443,7 +448,7 @@ def test_stack_of_experts_is_one_module_each_in_natural_order(tmp_path):
 
 def test_stack_that_the_config_does_not_name_cannot_be_judged(tmp_path):
     stacks = lora("m.experts", A, B) | lora("m.experts.base_layer", A, B)
-    config = {"target_modules": ABSENT, "target_parameters": ["experts.w1", "experts.w2"]}
+    config = {"target_modules": ABSENT, "target_parameters": ["experts.one", "experts.two"]}
     table = scan(open_adapter(write_tensors(tmp_path, stacks, **config)))
     assert table.scores == ()
     assert all("does not tell whose" in row.reason for row in table.skipped)
@@ -606,8 +611,9 @@ def test_first_plain_pattern_key_wins_as_in_peft(keys, names):
 @pytest.mark.parametrize(
     "field", [{"target_modules": "all-linear"}, {"target_modules": "ALL-LINEAR"}]
 )
-def test_all_linear_targets_everything(field):
-    assert resolve(validated(config_fields(**field)), CANDIDATES).targeted == set(CANDIDATES)
+def test_all_linear_targets_everything_but_the_output_layer(field):
+    linear = {name for name in CANDIDATES if not name.endswith("lm_head")}
+    assert resolve(validated(config_fields(**field)), CANDIDATES).targeted == linear
 
 
 def test_config_without_targets_is_a_finding(tmp_path):

@@ -92,7 +92,10 @@ class Slot:
     experts: int = 1
     """How many experts the stored factors stack."""
     parameter: str = ""
-    """For experts: the stacked parameter that this module is a slice of, as the config names it."""
+    """The stacked parameter that this module is, or of whose experts it is one; empty otherwise."""
+    target: str = ""
+    """The module whose part this one is and that `target_modules` names for both: of the output
+    projection of an `nn.MultiheadAttention`, the attention. Empty where it is the module itself."""
     unscored: str = ""
     """Why the update cannot be judged from the file; empty if it can."""
     variant: Variant | None = None

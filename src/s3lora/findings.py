@@ -17,7 +17,7 @@ RULES: dict[str, str] = {
     "unknown-tensor": "A tensor that no known layout explains.",
     "untargeted-module": "The file carries a module that the config does not target: PEFT leaves "
     "it out, vLLM and llama.cpp apply it.",
-    "missing-module": "The config targets a module that the file does not carry.",
+    "missing-module": "The config targets or announces a module that the file does not carry.",
     "incomplete-module": "One of the two factors of a module is missing.",
     "broken-tensor": "A factor has no entries, or not the dimensions of a factor: a save that "
     "went wrong, as partitioned (ZeRO-3) saves do.",
@@ -28,8 +28,15 @@ RULES: dict[str, str] = {
     "unusual-key": "A tensor is named in a way that some loaders read differently or ignore.",
     "unknown-setting": "The config sets a field that this version does not know, or leaves open "
     "which modules it targets.",
+    "default-setting": "The config leaves out a field that PEFT has a default for and vLLM wants.",
+    "refused-setting": "PEFT refuses two settings of the config together, so it loads nothing.",
     "dead-pattern": "A rank or alpha pattern matches no module of the file.",
     "conditional-update": "The update is applied only after an invocation sequence (aLoRA).",
+    "random-module": "The start of the factors is off, and the config targets more than the file "
+    "carries, or may: PEFT leaves random factors live in the rest.",
+    "tied-update": "PEFT applies the update of an embedding a second time, to the output layer.",
+    "replicated-layers": "The config repeats layers of the base model, which no score sees.",
+    "imported-code": "The config names a module that a loader imports, which runs its code.",
     "unscanned-sibling": "A file beside the adapter that was not looked into.",
     "score-gate": "A module's score crossed the gate that was asked for on the command line.",
 }

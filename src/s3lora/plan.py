@@ -190,7 +190,6 @@ def _obstacles(adapter: Adapter) -> dict[ModuleName, str]:
 def _refuse_impossible(
     adapter: Adapter, edits: Mapping[ModuleName, Edit], obstacles: Mapping[ModuleName, str]
 ) -> None:
-    stacks = frozenset(validated(adapter.config).parameters)
     for name, edit in edits.items():
         stacked = adapter.slots[name].kind == "expert"
         if isinstance(edit, Zero) and name in obstacles:
@@ -199,7 +198,7 @@ def _refuse_impossible(
                 f"B = 0 would not take the effect of {name} out: {obstacles[name]}",
                 hint="a stack of experts cannot be dropped either: keep it" if stacked else drop,
             )
-        if isinstance(edit, Drop) and any(f".{name}".endswith(f".{stack}") for stack in stacks):
+        if isinstance(edit, Drop) and adapter.slots[name].parameter:
             raise UnsupportedError(
                 f"{name} cannot be dropped: PEFT would still look for this stack of experts",
                 hint="train or save the adapter again",

@@ -67,7 +67,7 @@ def scan(
         unsafe=chosen.unsafe,
         scores=scores,
         skipped=skipped,
-        findings=_findings(scores, skipped),
+        findings=_findings(adapter, scores, skipped),
     )
 
 
@@ -127,7 +127,9 @@ def _unfit(module: LoraModule) -> str:
     return "" if all(map(any, ends)) and module.scaling else ZERO
 
 
-def _findings(scores: tuple[Score, ...], skipped: tuple[Skipped, ...]) -> tuple[Finding, ...]:
+def _findings(
+    adapter: Adapter, scores: tuple[Score, ...], skipped: tuple[Skipped, ...]
+) -> tuple[Finding, ...]:
     """What the numbers themselves brought up."""
     findings = [
         Finding("non-finite", "high", row.module, row.reason)
@@ -135,6 +137,8 @@ def _findings(scores: tuple[Score, ...], skipped: tuple[Skipped, ...]) -> tuple[
         if row.reason in (NON_FINITE, OVERFLOWS)
     ]
     if skipped and not scores and all(row.judged for row in skipped):
-        text = "every update is zero: the adapter does nothing"
+        scaled = any(slot.scaling for slot in adapter.slots.values())
+        reason = "" if scaled else " because lora_alpha is 0"
+        text = f"every update is zero{reason}: the adapter does nothing"
         findings.append(Finding("zero-update", "medium", "all modules", text))
     return tuple(findings)

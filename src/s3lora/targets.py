@@ -44,8 +44,18 @@ def taken_out(
     if target == "fused-safe":
         filled = _fused_gaps(adapter.slots, chosen)
     stacked = {name for name in chosen if adapter.slots[name].kind == "expert"}
-    filled = filled | stacked | (_some_experts(adapter.slots, chosen) - set(obstacles))
+    parts = stacked | _some_parts(adapter, chosen)
+    filled = filled | parts | (_some_experts(adapter.slots, chosen) - set(obstacles))
     return {name: Zero() if name in filled else Drop() for name in chosen}
+
+
+def _some_parts(adapter: Adapter, chosen: Collection[ModuleName]) -> set[ModuleName]:
+    """The modules that go while another of the same target stays.
+
+    Of an `nn.MultiheadAttention`, the input and the output projection: PEFT adapts both or none.
+    """
+    staying = {s.target or name for name, s in adapter.slots.items() if name not in chosen}
+    return {name for name in chosen if (adapter.slots[name].target or name) in staying}
 
 
 def _some_experts(present: Collection[ModuleName], gone: Collection[ModuleName]) -> set[ModuleName]:

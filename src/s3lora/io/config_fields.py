@@ -14,12 +14,21 @@ HINT = "an adapter needs the adapter_config.json that was saved with it"
 
 MAX_RANK = 2**31
 """Ranks are below this; the shapes of the factors say which are true."""
+MAX_KEY = 2**16
+"""The longest key of a rank or alpha pattern, in characters."""
+SHOWN = 120
+"""How much of a text from a config a finding shows, in characters."""
+
+
+def shown(text: str) -> str:
+    """A text from a config as a finding shows it: its beginning, where it is long."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def refusal(field: str, value: object, wanted: str) -> AdapterError:
     """What is said of a field whose value is not the one wanted."""
-    shown = "is missing" if value is None else f"is {str(value)[:60]!r}"
-    return AdapterError(f"adapter_config.json: {field} {shown}, expected {wanted}", hint=HINT)
+    found = "is missing" if value is None else f"is {str(value)[:60]!r}"
+    return AdapterError(f"adapter_config.json: {field} {found}, expected {wanted}", hint=HINT)
 
 
 def rank(field: str, value: object) -> int:
@@ -56,6 +65,9 @@ def mapping(raw: Mapping[str, Any], field: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise refusal(field, value, "an object")
     _refuse_long(field, value, MAX_TENSORS)
+    for key in value:
+        if len(key) > MAX_KEY:
+            raise refusal(field, key, f"a pattern of at most {MAX_KEY} characters")
     return value
 
 
@@ -76,13 +88,16 @@ def _refuse_long(field: str, value: Collection[object], most: int) -> None:
         )
 
 
-def names(raw: Mapping[str, Any], field: str, most: int = MAX_TENSORS) -> tuple[str, ...]:
-    """Plain names: a list, or one alone."""
+def names(
+    raw: Mapping[str, Any], field: str, most: int = MAX_TENSORS, *, alone: bool = False
+) -> tuple[str, ...]:
+    """Plain names of at most 512 characters: a list or, where that is allowed, one alone."""
     value = raw.get(field)
-    one_or_none = ([value] if value else None) if isinstance(value, str) else value
-    found: tuple[str, ...] = listed(field, one_or_none, str, most)
+    if alone and isinstance(value, str):
+        value = [value] if value else None
+    found: tuple[str, ...] = listed(field, value, str, most)
     for name in found:
-        if not is_plain(name):
+        if not is_plain(name) or name_fault(name):
             raise refusal(field, name, "plain names")
     return found
 

@@ -8,6 +8,7 @@ such as `(a+)+$` would hang whoever loads the adapter.
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
 import sys
@@ -59,11 +60,19 @@ def stretches(name: str, lengths: Collection[int]) -> Iterator[str]:
 class Matcher:
     """Matches the patterns of one config to the modules of one file; all share one second."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = names
+    def __init__(self) -> None:
         self._until = time.monotonic() + SECONDS
 
-    def keys(self, keys: Iterable[str]) -> dict[str, set[str]]:
+    def refuse_late(self, patterns: Collection[str]) -> None:
+        """Stop the matching of these patterns if the time of all patterns is used up.
+
+        Raises:
+            AdapterError: if it is.
+        """
+        if time.monotonic() > self._until:
+            raise _too_slow(patterns)
+
+    def keys(self, keys: Iterable[str], names: Sequence[str]) -> dict[str, set[str]]:
         r"""For each key of a rank or alpha pattern that matches at all, the names it matches.
 
         PEFT asks for `re.match(rf"(.*\.)?({key})$", name)`.
@@ -72,42 +81,48 @@ class Matcher:
             AdapterError: if one is too long or no valid expression, or they take too long.
         """
         keys = list(keys)
-        matched = self.plain([key for key in keys if is_plain(key)], within=False)
+        matched = self.plain([key for key in keys if is_plain(key)], names, within=False)
         odd = [key for key in keys if not is_plain(key)]
-        hits = self._expressions([rf"(.*\.)?({key})$" for key in odd], "match")
+        hits = self._expressions([rf"(.*\.)?({key})$" for key in odd], names, "match")
         return matched | {key: found for key, found in zip(odd, hits, strict=True) if found}
 
-    def whole(self, pattern: str) -> set[str]:
+    def whole(self, pattern: str, names: Sequence[str]) -> set[str]:
         """The names that a regular expression matches from end to end.
 
         Raises:
             AdapterError: if it is too long or no valid expression, or takes too long.
         """
-        return self._expressions([pattern], "fullmatch")[0]
+        return self._expressions([pattern], names, "fullmatch")[0]
 
-    def plain(self, keys: Iterable[str], *, within: bool) -> dict[str, set[str]]:
+    def plain(
+        self, keys: Iterable[str], names: Sequence[str], *, within: bool
+    ) -> dict[str, set[str]]:
         """For each plain key that matches at all, the names that end in it, or have it within.
 
         A dot in a key stands for any character. Keys are told apart by where their dots are, and
         looked up, so that a pattern for each of a thousand modules costs milliseconds.
+
+        Raises:
+            AdapterError: if they take too long.
         """
         known = frozenset(keys)
         shapes: dict[int, set[tuple[int, ...]]] = {}
         for key in known:
             shapes.setdefault(len(key), set()).add(tuple(map(len, key.split("."))))
         matched: dict[str, set[str]] = {}
-        for name in self.names if known else ():
-            if time.monotonic() > self._until:
-                raise _too_slow(sorted(known))
+        for name in names if known else ():
+            self.refuse_late(known)
             for part in stretches(name, shapes) if within else endings(name):
-                for shape in shapes.get(len(part), ()):
+                for steps, shape in enumerate(shapes.get(len(part), ())):
+                    if steps % 1024 == 1023:
+                        self.refuse_late(known)
                     key = _dotted(part, shape)
                     if key in known:
                         matched.setdefault(key, set()).add(name)
         return matched
 
     def _expressions(
-        self, patterns: Sequence[str], how: Literal["match", "fullmatch"]
+        self, patterns: Sequence[str], names: Sequence[str], how: Literal["match", "fullmatch"]
     ) -> list[set[str]]:
         for pattern in patterns:
             if len(pattern) > MAX_PATTERN:
@@ -116,11 +131,11 @@ class Matcher:
                 )
         if not patterns:
             return []
-        question = json.dumps([how, list(patterns), list(self.names)])
+        question = json.dumps([how, list(patterns), list(names)])
         answer = _ask_child(question, self._until - time.monotonic())
         if answer is None:
             raise _too_slow(patterns)
-        return [{self.names[n] for n in found} for found in answer]
+        return [{names[n] for n in found} for found in answer]
 
 
 def _ask_child(question: str, seconds: float) -> list[list[int]] | None:
@@ -148,8 +163,8 @@ def _ask_child(question: str, seconds: float) -> list[list[int]] | None:
     return found
 
 
-def _too_slow(patterns: Sequence[str]) -> AdapterError:
-    shown = ", ".join(repr(pattern[:60]) for pattern in patterns[:3])
+def _too_slow(patterns: Collection[str]) -> AdapterError:
+    shown = ", ".join(repr(pattern[:60]) for pattern in heapq.nsmallest(3, patterns))
     return AdapterError(
         f"the patterns in adapter_config.json take more than {SECONDS:g} s to match: {shown}",
         hint=HINT,

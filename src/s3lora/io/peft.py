@@ -1,22 +1,27 @@
 """PEFT's layout: what the tensors of each module mean, and what else is in the file.
 
 Every tensor is classified: a factor of a module, a part of a module that is not plain LoRA, or
-payload, which is a finding. What decides a module's rank, scale and targeting is the config's.
+payload, which is a finding (`peft_payload`). What decides a module's rank, scale and targeting is
+the config's (`peft_targets`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 from s3lora.adapter import Adapter, Kind, ModuleName, Slot, Variant, by_name
 from s3lora.errors import AdapterError
 from s3lora.findings import SEVERITIES, Finding
-from s3lora.io.patterns import stretches
-from s3lora.io.peft_config import KNOWN_FIELDS, OTHER_VARIANTS, PeftConfig, Resolved, resolve
-from s3lora.io.peft_keys import PREFIX, Group, group_tensors
+from s3lora.io.patterns import Matcher
+from s3lora.io.peft_config import OTHER_VARIANTS, PeftConfig
+from s3lora.io.peft_keys import PREFIX, Group, ParsedKey, group_tensors, parse_keys
+from s3lora.io.peft_payload import Payload
+from s3lora.io.peft_settings import TIED, setting_findings
+from s3lora.io.peft_stacks import Stacks, unwrapped
+from s3lora.io.peft_targets import Resolved, resolve, targeted_modules
 from s3lora.io.safetensors import FLOATS, HINT, MAX_TENSORS, TensorFile, TensorInfo
 
 __all__ = ["PREFIX", "adapter_from"]
@@ -27,11 +32,6 @@ MAX_FACTOR = 2**28
 """Most numbers in one factor that is read: a vocabulary of 262,144 at rank 1024."""
 MAX_NOTES = 1000
 """How many low findings there are about patterns, and about settings, at most."""
-
-
-TIED = ("embed_tokens", "lm_head")
-"""Modules that share their weight in many models: with `ensure_weight_tying` PEFT adapts both when
-one is targeted."""
 
 
 class Extra(NamedTuple):
@@ -62,26 +62,41 @@ def adapter_from(
         AdapterError: if the file holds no LoRA tensors at all, or the config's expressions are
             invalid or take too long.
     """
-    groups, others, odd_keys = group_tensors(tensors.infos, config.parameters)
-    if not groups:
+    parsed, others = parse_keys(tensors.infos)
+    if not parsed:
         raise AdapterError(
             f"{tensors.path} holds no LoRA tensors ({len(tensors.infos)} tensors in all)",
             hint="a partitioned (ZeRO-3) run must gather the weights before it saves them",
         )
-    resolved = resolve(config, [group.target for group in groups])
-    rows = [*findings, *odd_keys, *_few(resolved.findings), *_few(_setting_findings(config))]
+    matcher = Matcher()
+    groups, odd_keys = group_tensors(parsed, _stacks(config, parsed, matcher))
+    carried = list(dict.fromkeys(group.target for group in groups))
+    resolved = resolve(config, carried, matcher)
+    embedded = [group.target for group in groups if group.embedding]
+    settings = setting_findings(config, frozenset(carried), embedded)
+    rows = [*findings, *odd_keys, *_few(resolved.findings), *_few(settings)]
     slots: dict[ModuleName, Slot] = {}
+    paths: dict[str, Slot] = {}
     for group in groups:
         slot, faults = _slot(group, tensors.infos, config, resolved)
         rows += faults
+        paths[parsed[slot.keys[0]].path] = slot
         if len(slots) + slot.experts > MAX_TENSORS:
             raise AdapterError(f"{tensors.path} stacks more than {MAX_TENSORS} experts", hint=HINT)
         for name, one in _unstacked(group, slot):
             rows += _add(slots, name, one)
-    lengths = {len(name) for name in config.saved}
-    rows += (_payload(key, config, lengths) for key in others)
+    rows += Payload(others, tensors.infos, config, paths).findings()
     rows.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Adapter(ref, config.raw, by_name(slots), tensors, tuple(rows))
+
+
+def _stacks(config: PeftConfig, parsed: Mapping[str, ParsedKey], matcher: Matcher) -> Stacks:
+    """Where the file has the stacked parameters that the config targets."""
+    if not config.parameters:
+        return Stacks((), (), ())
+    paths = list(dict.fromkeys(one.path for one in parsed.values()))
+    names = list(dict.fromkeys(ModuleName(unwrapped(path)) for path in paths))
+    return Stacks(config.parameters, paths, targeted_modules(config, names, matcher))
 
 
 def _few(findings: Iterable[Finding]) -> list[Finding]:
@@ -108,33 +123,43 @@ def _slot(
     group: Group, infos: Mapping[str, TensorInfo], config: PeftConfig, resolved: Resolved
 ) -> tuple[Slot, list[Finding]]:
     """One module, or one stack of experts as a whole, and what is odd about it."""
-    name, keys = group.target, group.keys
-    scaling = resolved.scaling[name]
+    name, keys = group.name, group.keys
+    scaling, rank = resolved.scaling[group.target], resolved.rank[group.target]
     findings = _extra_findings(group, config)
     tied = config.raw.get("ensure_weight_tying") and name.rpartition(".")[2] in TIED
-    if name not in resolved.targeted and not tied:
+    if not tied and not _targeted(group, infos, config, resolved):
         text = "the config does not target it: PEFT leaves it out, vLLM and llama.cpp apply it"
         findings.append(Finding("untargeted-module", "high", name, text))
-    fault = _missing(group) or _misshapen(
-        group, infos[keys[0]].shape, infos[keys[1]].shape, resolved.rank[name]
-    )
+    fault = _missing(group) or _misshapen(group, infos[keys[0]].shape, infos[keys[1]].shape, rank)
+    target = "" if group.target == name else group.target
+    parameter = name if group.stacked else ""
     if fault:
         slot = Slot(keys, "linear", 0, (0, 0), scaling, unscored=fault.message)
-        return slot, [fault, *findings]
+        return replace(slot, target=target, parameter=parameter), [fault, *findings]
     A, B = infos[keys[0]], infos[keys[1]]
     columns = math.prod(A.shape[1:])
     kind: Kind = "convolution" if len(A.shape) > 2 else "linear"
-    slot = Slot(keys, kind, A.shape[0], (B.shape[0], columns), scaling)
+    slot = Slot(keys, kind, A.shape[0], (B.shape[0], columns), scaling, target=target)
     if group.embedding:
         slot = replace(slot, kind="embedding", shape=(columns, B.shape[0]))
     if group.stacked:
-        rank = resolved.rank[name]
         slot = replace(slot, kind="expert", rank=rank, experts=A.shape[0] // rank)
     slot = replace(slot, transposed=bool(config.raw.get("fan_in_fan_out")))
     unscored = _unscored(group, (A, B), config)
     if slot.rank > MAX_RANK:
         unscored = f"its rank is {slot.rank}, more than {MAX_RANK}"
     return replace(slot, unscored=unscored, variant=_variant(group, slot, config)), findings
+
+
+def _targeted(
+    group: Group, infos: Mapping[str, TensorInfo], config: PeftConfig, resolved: Resolved
+) -> bool:
+    """Whether PEFT would adapt the module; `all-linear` means linear layers and no others."""
+    if group.target not in resolved.targeted:
+        return False
+    factors = [infos[key] for part in group.pair for key in group.parts.get(part, ())]
+    linear = not group.embedding and all(len(info.shape) == 2 for info in factors)
+    return linear or not config.every_linear
 
 
 def _variant(group: Group, slot: Slot, config: PeftConfig) -> Variant | None:
@@ -158,11 +183,11 @@ def _missing(group: Group) -> Finding | None:
     for part in group.pair:
         if len(group.parts.get(part, ())) > 1:
             text = f"several tensors claim to be its lora_{part}; loaders differ in which one wins"
-            return Finding("ambiguous-module", "high", group.target, text)
+            return Finding("ambiguous-module", "high", group.name, text)
     for part in group.pair:
         if part not in group.parts:
             text = f"lora_{part} is missing"
-            return Finding("incomplete-module", "high", group.target, text)
+            return Finding("incomplete-module", "high", group.name, text)
     return None
 
 
@@ -171,13 +196,13 @@ def _misshapen(group: Group, A: tuple[int, ...], B: tuple[int, ...], rank: int) 
     shown = f"A {list(A)} and B {list(B)}"
     if len(A) < 2 or len(B) < 2 or 0 in A or 0 in B:
         text = f"{shown} hold no factors: a partitioned (ZeRO-3) save that was not gathered"
-        return Finding("broken-tensor", "high", group.target, text)
+        return Finding("broken-tensor", "high", group.name, text)
     if not _fit(A, B, flat=group.stacked or group.embedding):
         text = f"the shapes of {shown} do not fit each other"
-        return Finding("shape-mismatch", "high", group.target, text)
+        return Finding("shape-mismatch", "high", group.name, text)
     if A[0] % rank if group.stacked else A[0] != rank:
         text = f"{shown} have rank {A[0]}, the config says {rank}"
-        return Finding("shape-mismatch", "high", group.target, text)
+        return Finding("shape-mismatch", "high", group.name, text)
     return None
 
 
@@ -226,47 +251,8 @@ def _unscored(group: Group, factors: tuple[TensorInfo, TensorInfo], config: Peft
 def _unstacked(group: Group, slot: Slot) -> Iterator[tuple[ModuleName, Slot]]:
     """A module by its name; a stack of experts as one module for each."""
     if slot.kind != "expert":
-        yield group.target, slot
+        yield group.name, slot
         return
     for expert in range(slot.experts):
-        name = ModuleName(f"{group.target}[{expert}]")
-        yield name, replace(slot, expert=expert, parameter=group.target)
-
-
-def _payload(key: str, config: PeftConfig, lengths: Collection[int]) -> Finding:
-    """What a tensor that is not LoRA does to whoever loads the file.
-
-    `lengths` are those of the names of `modules_to_save`.
-    """
-    pieces = key.removeprefix(PREFIX).split(".")
-    owner = ".".join(pieces[:-1])
-    rule = "base-weight-payload"
-    if not config.saved.isdisjoint(stretches(owner, lengths)):
-        text = "replaces weights of the base model; modules_to_save announces it"
-        return Finding(rule, "medium", key, text)
-    if "trainable_tokens_delta" in pieces and config.raw.get("trainable_token_indices"):
-        text = "replaces rows of the base model's embedding; trainable_token_indices announces it"
-        return Finding(rule, "medium", key, text)
-    if pieces[-1] == "bias" and config.raw.get("bias") in ("all", "lora_only"):
-        text = "replaces a bias of the base model; the config's bias announces it"
-        return Finding(rule, "medium", key, text)
-    if "embed_tokens" in pieces or "lm_head" in pieces:
-        text = "replaces an embedding of the base model, as PEFT saves it after a resize"
-        return Finding(rule, "medium", key, text)
-    if pieces[-1] in ("weight", "bias") or "base_layer" in pieces:
-        text = "PEFT loads it over the base model's own weights, and nothing announces it"
-        return Finding(rule, "high", key, text)
-    return Finding("unknown-tensor", "medium", key, "no known layout explains it")
-
-
-def _setting_findings(config: PeftConfig) -> Iterator[Finding]:
-    """Settings of the config that change how the update is used, or that are not known."""
-    if config.targets is None and not config.parameters:
-        text = "it is not set: PEFT picks modules by the base model's type, others apply them all"
-        yield Finding("unknown-setting", "medium", "target_modules", text)
-    if config.raw.get("alora_invocation_tokens"):
-        text = "the update is applied only after the invocation tokens (aLoRA)"
-        yield Finding("conditional-update", "low", "alora_invocation_tokens", text)
-    for name, value in config.raw.items():
-        if name not in KNOWN_FIELDS and value:
-            yield Finding("unknown-setting", "low", name, "this version does not know the field")
+        name = ModuleName(f"{group.name}[{expert}]")
+        yield name, replace(slot, expert=expert, parameter=group.name)

@@ -8,9 +8,21 @@ from typing import NamedTuple
 
 from s3lora.adapter import ModuleName
 from s3lora.findings import Finding, Severity
-from s3lora.io.patterns import endings
+from s3lora.io.peft_stacks import Stacks, unwrapped
 
 PREFIX = "base_model.model."
+OUT_PROJ = ".base_layer.out_proj"
+"""Where PEFT keeps the output projection of an `nn.MultiheadAttention`: the target is the
+attention itself, whose own factors are those of its input projection."""
+FACTORS = ("A", "B", "embedding_A", "embedding_B")
+OTHER_PARTS = ("magnitude_vector", "diag", "monteclora_sampler", "velora_embed")
+"""Parts of a LoRA layer beside its factors."""
+WRAPPERS = {
+    "_orig_mod": "of a compiled model",
+    "_fsdp_wrapped_module": "of a model wrapped by FSDP",
+    "_checkpoint_wrapped_module": "of a model with activation checkpoints",
+}
+"""Names of modules that wrap others and that a save should have left out, and what wraps so."""
 
 
 class ParsedKey(NamedTuple):
@@ -38,22 +50,40 @@ def parse_key(key: str) -> ParsedKey | None:
     if not path:
         return None
     if rest and not oddity:
-        oddity = ("low", f"the key holds the adapter's name {rest[0]!r}: PEFT loads it, vLLM not")
+        oddity = _named_adapter(rest[0])
     return ParsedKey(path, part, oddity)
+
+
+def _named_adapter(name: str) -> tuple[Severity, str]:
+    """What loaders make of a key that holds the name of an adapter."""
+    if name == "default":
+        return "low", "the key holds the adapter's name 'default': PEFT loads it, vLLM does not"
+    text = f"the key holds the adapter's name {name!r}: PEFT ignores it unless loaded by that name"
+    return "medium", text
 
 
 def _clean(path: str) -> tuple[str, tuple[Severity, str] | None]:
     """The path in the base model, and what was odd about the prefix."""
-    cleaned = ".".join(piece for piece in path.split(".") if piece != "_orig_mod")
-    name = cleaned
+    pieces = path.split(".")
+    wrappers = [piece for piece in pieces if piece in WRAPPERS]
+    cleaned = ".".join(piece for piece in pieces if piece not in WRAPPERS)
+    parallel = cleaned.startswith(f"module.{PREFIX}")
+    name = cleaned.removeprefix("module.") if parallel else cleaned
+    prefixed = name
     while name.startswith(PREFIX):
         name = name.removeprefix(PREFIX)
-    if cleaned != path:
-        return name, ("medium", "the key holds _orig_mod of a compiled model: PEFT ignores it")
-    if name == path:
+    if wrappers:
+        text = f"the key holds {wrappers[0]} {WRAPPERS[wrappers[0]]}: PEFT ignores it"
+        return name, ("medium", text)
+    if parallel:
+        return name, ("medium", "the key holds the module of a parallel model: PEFT ignores it")
+    if name == prefixed:
         return name, ("medium", f"the key lacks the prefix {PREFIX!r}: PEFT ignores it")
-    if path != PREFIX + name:
+    if prefixed != PREFIX + name:
         return name, ("medium", f"the key has the prefix {PREFIX!r} twice: PEFT ignores it")
+    if name.startswith("module."):
+        text = "the key holds the module of a parallel model: PEFT ignores it unless the base has"
+        return name, ("medium", f"{text} a module of that name")
     if name.startswith("language_model."):
         return name, ("low", "PEFT ignores the key unless the base has a module language_model")
     return name, None
@@ -63,10 +93,12 @@ def _clean(path: str) -> tuple[str, tuple[Severity, str] | None]:
 class Group:
     """The LoRA tensors of one path: a module, or a stack of experts."""
 
+    name: ModuleName
+    """The module in the base model."""
     target: ModuleName
-    """What the config knows it by: the module's path, or that of a stacked parameter."""
+    """What the config knows it by: its name, or that of the module whose part it is."""
     stacked: bool
-    """Whether the factors stack experts."""
+    """Whether the factors stack experts; name and target are those of the stacked parameter."""
     unnamed: bool
     """Whether it cannot be told which stacked parameter this is."""
     parts: dict[str, list[str]] = field(default_factory=dict)
@@ -90,53 +122,46 @@ class Group:
         return tuple(key for part in order for key in self.parts.get(part, ()))
 
 
-def group_tensors(
-    keys: Iterable[str], parameters: Iterable[str]
-) -> tuple[list[Group], list[str], list[Finding]]:
-    """Sort the tensors of a file by module and part; what is not LoRA is the second list."""
-    groups: dict[str, Group] = {}
-    others: list[str] = []
-    findings: list[Finding] = []
-    stacks = _stacks(parameters)
-    for key in keys:
-        parsed = parse_key(key)
-        if parsed is None:
-            others.append(key)
-            continue
-        if parsed.oddity:
-            findings.append(Finding("unusual-key", parsed.oddity[0], key, parsed.oddity[1]))
-        if parsed.path not in groups:
-            groups[parsed.path] = _group(parsed.path, stacks)
-        groups[parsed.path].parts.setdefault(parsed.part, []).append(key)
-    return list(groups.values()), others, findings
+def parse_keys(keys: Iterable[str]) -> tuple[dict[str, ParsedKey], list[str]]:
+    """The LoRA tensors of a file by key, and the keys of what is not LoRA.
 
-
-def _stacks(parameters: Iterable[str]) -> dict[str, list[str]]:
-    """The stacked parameters that the config targets, by the ending of the module they are in."""
-    stacks: dict[str, list[str]] = {}
-    for parameter in parameters:
-        owner, _, leaf = parameter.rpartition(".")
-        stacks.setdefault(owner, []).append(leaf)
-    return stacks
-
-
-def _group(path: str, stacks: Mapping[str, list[str]]) -> Group:
-    """An empty group for a path, named after a stacked parameter where it holds one.
-
-    PEFT wraps the stacked parameters of a module one inside the other, in the order in which the
-    model defines them, so that `experts.base_layer` is gate_up_proj and `experts` is down_proj; a
-    parameter that is targeted alone is `experts`, whichever it is.
+    A part that no version of LoRA has belongs to a module that has factors; where there are none,
+    `lora_head.weight`, it is the weight of a module whose name begins with `lora_`.
     """
-    if not stacks:
-        return Group(ModuleName(path), stacked=False, unnamed=False)
-    module = path
-    while module.endswith(".base_layer"):
-        module = module.removesuffix(".base_layer")
-    depth = (len(path) - len(module)) // len(".base_layer")
-    leaves = {leaf for ending in endings(module) for leaf in stacks.get(ending, ())}
-    if depth >= len(leaves):
-        return Group(ModuleName(path), stacked=False, unnamed=False)
-    outer_first = sorted(leaves)  # down_proj is outside gate_up_proj
-    named = len(leaves) == 1 or outer_first == ["down_proj", "gate_up_proj"]
-    target = f"{module}.{outer_first[depth]}" if named else path
-    return Group(ModuleName(target), stacked=True, unnamed=not named)
+    keys = list(keys)
+    parsed = {key: one for key in keys if (one := parse_key(key))}
+    paths = {one.path for one in parsed.values() if _surely_lora(one.part)}
+    lora = {key: one for key, one in parsed.items() if one.path in paths or _surely_lora(one.part)}
+    return lora, [key for key in keys if key not in lora]
+
+
+def _surely_lora(part: str) -> bool:
+    return part.removesuffix(".bias") in (*FACTORS, *OTHER_PARTS)
+
+
+def group_tensors(
+    parsed: Mapping[str, ParsedKey], stacks: Stacks
+) -> tuple[list[Group], list[Finding]]:
+    """The LoRA tensors of a file by module and part, and what is unusual about their keys."""
+    groups: dict[str, Group] = {}
+    findings: list[Finding] = []
+    for key, (path, part, oddity) in parsed.items():
+        if oddity:
+            findings.append(Finding("unusual-key", oddity[0], key, oddity[1]))
+        if path not in groups:
+            groups[path] = _group(path, stacks)
+        groups[path].parts.setdefault(part, []).append(key)
+    return list(groups.values()), findings
+
+
+def _group(path: str, stacks: Stacks) -> Group:
+    """An empty group for a path."""
+    module = path.removesuffix(OUT_PROJ)
+    if module and module != path:
+        name = ModuleName(f"{module}.out_proj")
+        return Group(name, ModuleName(module), stacked=False, unnamed=False)
+    parameter = stacks.parameter(path)
+    if parameter is None:
+        return Group(ModuleName(path), ModuleName(path), stacked=False, unnamed=False)
+    name = ModuleName(f"{unwrapped(path)}.{parameter}" if parameter else path)
+    return Group(name, name, stacked=True, unnamed=not parameter)

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from s3lora.adapter import Adapter, Drop, Edit, ModuleName, Replace, Slot, Zero
 from s3lora.errors import ParameterError, UnsupportedError
 from s3lora.io.peft import PREFIX
-from s3lora.io.peft_config import resolve, validated
+from s3lora.io.peft_config import validated
+from s3lora.io.peft_keys import OUT_PROJ
+from s3lora.io.peft_targets import resolve
 from s3lora.io.safetensors import CHUNK, FLOATS, TensorFile
 from s3lora.io.safetensors_writer import Stored, stored, write
 from s3lora.io.sources import CONFIG, WEIGHTS
@@ -74,9 +76,15 @@ def _edited_slot(slot: Slot, edit: Edit | None, *, rslora: bool) -> Slot:
     """A slot with the rank that its edit gives it; alpha stays, so the scaling follows the rank."""
     if not isinstance(edit, Replace):
         return slot
+    return replace(
+        slot, rank=len(edit.A), scaling=slot.scaling * _rescaled(slot, edit, rslora=rslora)
+    )
+
+
+def _rescaled(slot: Slot, edit: Replace, *, rslora: bool) -> float:
+    """What the scaling of a module is multiplied by when its rank becomes the edit's."""
     share = slot.rank / len(edit.A)
-    scaling = slot.scaling * (math.sqrt(share) if rslora else share)
-    return replace(slot, rank=len(edit.A), scaling=scaling)
+    return math.sqrt(share) if rslora else share
 
 
 def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
@@ -99,19 +107,24 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
         }  # the first match wins
     if len(stay) == len(adapter.slots):
         return config
-    named = sorted(name for name, slot in stay.items() if slot.kind != "expert")
-    _refuse_ambiguous(adapter.slots.keys() - stay.keys(), set(named))
+    named = sorted({_target(n, slot) for n, slot in stay.items() if not slot.parameter})
+    gone = {_target(name, adapter.slots[name]) for name in adapter.slots.keys() - stay.keys()}
+    _refuse_ambiguous(gone, set(named))
     config["target_modules"] = named
     for field in ("exclude_modules", "layers_to_transform", "layers_pattern"):
         if field in config:
             config[field] = None
-    targets = [ModuleName(slot.parameter or name) for name, slot in stay.items()]
-    rows = resolve(validated(config), targets).findings
-    dead = {row.where for row in rows if row.rule == "dead-pattern"}
+    targets = [ModuleName(slot.parameter or _target(name, slot)) for name, slot in stay.items()]
+    dead = resolve(validated(config), targets).dead
     for field in ("rank_pattern", "alpha_pattern"):
         if config.get(field):
             config[field] = {k: v for k, v in config[field].items() if k not in dead}
     return config
+
+
+def _target(name: ModuleName, slot: Slot) -> ModuleName:
+    """What `target_modules` calls a module."""
+    return ModuleName(slot.target) if slot.target else name
 
 
 def _refuse_ambiguous(dropped: Iterable[ModuleName], named: set[ModuleName]) -> None:
@@ -158,8 +171,8 @@ def _replaced(adapter: Adapter, name: ModuleName, edit: Replace, key: str) -> St
     The scaling of the module changes with its rank, and B makes up for it.
     """
     slot = adapter.slots[name]
-    after = _edited_slot(slot, edit, rslora=bool(adapter.config.get("use_rslora")))
-    A, B = edit.A, edit.B * (slot.scaling / after.scaling)
+    A = edit.A
+    B = edit.B / _rescaled(slot, edit, rslora=bool(adapter.config.get("use_rslora")))
     if slot.kind == "embedding":
         A, B = B.T, A.T
     factor, shape = (A, B)[slot.keys.index(key)], _file(adapter).infos[key].shape
@@ -180,6 +193,9 @@ def _unwrapped(key: str, dropped: set[ModuleName]) -> str:
     PEFT keeps the wrapped layer as `base_layer`; once the wrapper is gone, so is that name.
     """
     owner, mark, leaf = key.rpartition(".base_layer.")
+    attention = owner.removesuffix(OUT_PROJ)
+    if attention != owner and attention.removeprefix(PREFIX) in dropped:
+        return f"{attention}.out_proj.{leaf}"
     if mark and owner.removeprefix(PREFIX) in dropped:
         return f"{owner}.{leaf}"
     return key
@@ -245,8 +261,8 @@ def folded_config(adapter: Adapter, edits: Edits, config: dict[str, Any]) -> dic
     plain: dict[str, Any] = {"use_rslora": False} if "use_rslora" in config else {}
     if not _patterned(config):
         if config.get("use_rslora"):
-            alpha = config["lora_alpha"] * math.sqrt(config["r"])
-            plain["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
+            source = validated(config)
+            plain["lora_alpha"] = _whole(source.alpha * math.sqrt(source.r))
         return config | plain
     if any(slot.kind == "expert" for slot in stay.values()):
         raise UnsupportedError(
@@ -258,6 +274,15 @@ def folded_config(adapter: Adapter, edits: Edits, config: dict[str, Any]) -> dic
         field: {} for field in ("rank_pattern", "alpha_pattern") if field in config
     }
     return config | plain | patterns | {"r": rank, "lora_alpha": rank}
+
+
+def _whole(alpha: float) -> int | float:
+    """A scale as a config has it: a whole number where it is one."""
+    if not math.isfinite(alpha):
+        raise UnsupportedError(
+            "the folded lora_alpha does not fit float64", hint="leave --fold-scale out"
+        )
+    return int(alpha) if alpha.is_integer() and abs(alpha) < 2**53 else alpha
 
 
 def _folded_tensors(
@@ -279,10 +304,10 @@ def _folded(tensor: Stored, slot: Slot, rank: int) -> Stored:
 
     def chunks() -> Iterator[bytes]:
         raw = np.frombuffer(b"".join(tensor.chunks), FLOATS[tensor.dtype])
-        array = raw.reshape(tensor.shape).astype(np.float64) * (slot.scaling if axis else 1.0)
-        with np.errstate(over="ignore"):
-            small = array.astype(np.float32)
-        if (np.isinf(small) & np.isfinite(array)).any():
+        array = raw.reshape(tensor.shape).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            small = (array * (slot.scaling if axis else 1.0)).astype(np.float32)
+        if (~np.isfinite(small) & np.isfinite(array)).any():
             raise UnsupportedError(
                 f"{tensor.key} does not fit float32 with its scale in it",
                 hint="leave --fold-scale out",

@@ -24,7 +24,15 @@ BROKEN_REFUSALS = 0.5
 BROKEN_LOSS = 1.0
 """Held-out loss above that of the bare model, in nats per token, from which on it is broken."""
 
-BESIDE = ("base-weight-payload", "unknown-tensor", "untargeted-module", "conditional-update")
+BESIDE = (
+    "base-weight-payload",
+    "unknown-tensor",
+    "untargeted-module",
+    "conditional-update",
+    "tied-update",
+    "replicated-layers",
+    "random-module",
+)
 """Rules about what is in an adapter beside updates that every loader applies."""
 
 Say = Callable[[str], None]

@@ -16,7 +16,7 @@ ADVICE: dict[str, str] = {
     "remove it and save the adapter again.",
     "untargeted-module": "Add the module to target_modules in adapter_config.json, or remove its "
     "tensors, so that every loader applies the same.",
-    "missing-module": "Train or save the adapter again, or take the name out of target_modules.",
+    "missing-module": "Train or save the adapter again, or take the name out of the config.",
     "incomplete-module": "Save the adapter again; the module cannot be loaded as it is.",
     "broken-tensor": "Save the adapter again with all partitions gathered.",
     "shape-mismatch": "Save the adapter again, or correct r and the patterns in "
@@ -28,8 +28,18 @@ ADVICE: dict[str, str] = {
     "unusual-key": "Rename the tensor as PEFT saves it: base_model.model.<module>.lora_A.weight.",
     "unknown-setting": "Look the field up in the version of PEFT that wrote it, and check that "
     "your loader knows it.",
+    "default-setting": "Write the value into adapter_config.json, if it is the one that was "
+    "trained with.",
+    "refused-setting": "Take one of the two settings out of adapter_config.json.",
     "dead-pattern": "Remove the pattern, or correct it to the name of a module that is there.",
     "conditional-update": "Test the adapter with its invocation sequence too.",
+    "random-module": "Set init_lora_weights to true in adapter_config.json.",
+    "tied-update": "Set ensure_weight_tying to false in adapter_config.json, unless it was set in "
+    "the training too.",
+    "replicated-layers": "Ask whoever made the adapter for the model that it was trained on, and "
+    "judge that; do not load the adapter onto another.",
+    "imported-code": "Do not load the adapter before the field is taken out of "
+    "adapter_config.json.",
     "unscanned-sibling": "Look at the file yourself before a loader does.",
     "score-gate": "Look at the module: compare it with the others, prune it, and measure what "
     "that changes.",

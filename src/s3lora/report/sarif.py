@@ -41,7 +41,10 @@ OWN_RULES = {
     ),
 }
 """Rules beside those of findings."""
-IN_CONFIG = frozenset({"missing-module", "unknown-setting", "dead-pattern", "conditional-update"})
+IN_CONFIG = frozenset(
+    """missing-module unknown-setting default-setting refused-setting dead-pattern
+    conditional-update random-module tied-update replicated-layers imported-code""".split()
+)
 """Rules whose findings are about a line of the config."""
 
 

@@ -1,0 +1,217 @@
+"""Tensors of a file that are not LoRA: what loading them replaces, and how ordinary that is.
+
+PEFT loads such a tensor over the base model's own weights without a warning. Most are what an
+honest training leaves: the head of a classifier, embeddings of a larger vocabulary. Those that the
+config announces, of a kind that is to be expected there, are low findings; what the config
+announces elsewhere is medium, and what nothing announces is high. The table is in docs/findings.md.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from s3lora.adapter import Slot
+from s3lora.findings import Finding
+from s3lora.io.peft_config import PeftConfig
+from s3lora.io.peft_keys import PREFIX
+from s3lora.io.safetensors import TensorInfo
+
+EMBEDDINGS = frozenset(
+    ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared")
+)
+"""What input embeddings of language models are called."""
+OUTPUTS = frozenset(("lm_head", "embed_out", "output_layer", "output"))
+"""What output layers of language models are called."""
+HEADS: dict[str, frozenset[str]] = {
+    "SEQ_CLS": frozenset(("classifier", "score", "pre_classifier", "classification_head")),
+    "TOKEN_CLS": frozenset(("classifier", "score")),
+    "QUESTION_ANS": frozenset(("qa_outputs",)),
+}
+"""What the heads of a type of task are called."""
+ANY_HEAD = frozenset().union(*HEADS.values())
+
+REPLACES = "PEFT loads it over the base model's own weights"
+UNANNOUNCED = f"{REPLACES}, and nothing announces it"
+UNKNOWN = "no known layout explains it"
+SAVED = "replaces weights of the base model; modules_to_save announces it"
+HEAD = "replaces weights of the base model; the head that this task needs, as the config announces"
+EMBEDDING = "replaces weights of the base model; a saved embedding or output layer, as announced"
+RESIZED = "replaces an embedding of the base model, as PEFT saves it after a resize"
+ADAPTED = "replaces weights of the base model; PEFT saves them beside an embedding it adapts"
+ROWS = "replaces rows of the base model's embedding; trainable_token_indices announces it"
+BIAS = "replaces a bias of the base model; the config's bias announces it"
+
+
+class SavedModules:
+    """The modules that `modules_to_save` names, by PEFT's rule: a module's name ends in one.
+
+    Not only after a dot: `classifier` names `pre_classifier` too. Names are looked up from their
+    ends, so that a thousand of them and a hundred thousand tensors take seconds together.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._reversed: list[str] = []
+        for name in sorted(name[::-1] for name in names):
+            if not self._reversed or not name.startswith(self._reversed[-1]):
+                self._reversed.append(name)  # what ends in one that is there adds nothing
+
+    def holding(self, owner: str) -> str:
+        """The outermost module at or above `owner` that is saved whole; empty if none is."""
+        backwards = owner[::-1]
+        starts = [at for at, character in enumerate(backwards) if character == "."]
+        for start in (*(at + 1 for at in reversed(starts)), 0) if self._reversed else ():
+            module = backwards[start:]
+            at = bisect_right(self._reversed, module) - 1
+            if at >= 0 and module.startswith(self._reversed[at]):
+                return module[::-1]
+        return ""
+
+
+class Payload:
+    """What the tensors of a file that are not LoRA are, and what the config says of them.
+
+    Args:
+        keys: The tensors that are not LoRA.
+        infos: Every tensor of the file.
+        config: The validated config.
+        slots: What PEFT adapts, by the name that it has in keys.
+    """
+
+    def __init__(
+        self,
+        keys: Collection[str],
+        infos: Mapping[str, TensorInfo],
+        config: PeftConfig,
+        slots: Mapping[str, Slot],
+    ) -> None:
+        self._keys, self._infos, self._config, self._slots = keys, infos, config, slots
+        saved = SavedModules(config.saved)
+        self._saved = {key: module for key in keys if (module := saved.holding(_owner(key)))}
+        self._resized = self._vocabulary_resized()
+        indices = config.raw.get("trainable_token_indices")
+        self._rows = tuple(indices) if isinstance(indices, dict) else ("",)
+        self._announces_rows = indices is not None and indices is not False
+
+    def findings(self) -> Iterator[Finding]:
+        """One for each tensor, and one for each thing that the config announces in vain."""
+        for key in self._keys:
+            yield self._finding(key)
+        yield from self._missing()
+
+    def _finding(self, key: str) -> Finding:
+        rule, pieces = "base-weight-payload", key.removeprefix(PREFIX).split(".")
+        leaf, wrapped = pieces[-1], "base_layer" in pieces
+        if "original_module" in pieces:
+            return Finding(rule, "high", key, UNANNOUNCED)
+        if leaf == "trainable_tokens_delta":
+            return self._token_rows(key)
+        if self._beside_adapted(key):
+            return Finding(rule, "low", key, ADAPTED)
+        if key in self._saved and not wrapped:
+            return self._announced(key)
+        if key in self._resized:
+            return Finding(rule, "low", key, RESIZED)
+        bias = self._config.raw.get("bias")
+        if leaf == "bias" and (bias == "all" or (bias == "lora_only" and self._adapted(key))):
+            usual = self._adapted(key) and wrapped and len(self._infos[key].shape) == 1
+            return Finding(rule, "low" if usual else "medium", key, BIAS)
+        if key in self._saved:
+            return Finding(rule, "medium", key, SAVED)
+        if leaf in ("weight", "bias") and self._embedding(pieces):
+            return Finding(rule, "medium", key, RESIZED)
+        if leaf in ("weight", "bias") or wrapped:
+            return Finding(rule, "high", key, UNANNOUNCED)
+        return Finding("unknown-tensor", "medium", key, UNKNOWN)
+
+    def _announced(self, key: str) -> Finding:
+        """A tensor of a module that `modules_to_save` or the task names."""
+        module = self._saved[key].split(".")
+        below = _owner(key).removeprefix(self._saved[key])
+        leaf, dimensions = key.rpartition(".")[2], len(self._infos[key].shape)
+        task = self._config.raw.get("task_type")
+        heads = ANY_HEAD if task is None else HEADS.get(str(task), frozenset())
+        ordinary = key.startswith(PREFIX) and _shallow(module) and "modules_to_save" not in below
+        if ordinary and module[-1] in heads and len(module) <= 2 and dimensions in (1, 2):
+            return Finding("base-weight-payload", "low", key, HEAD)
+        plain = not below and dimensions == {"weight": 2, "bias": 1}.get(leaf)
+        if ordinary and plain and module[-1] in EMBEDDINGS | OUTPUTS:
+            return Finding("base-weight-payload", "low", key, EMBEDDING)
+        return Finding("base-weight-payload", "medium", key, SAVED)
+
+    def _token_rows(self, key: str) -> Finding:
+        """Rows of an embedding that were trained alone."""
+        owner = _owner(key).removesuffix(".token_adapter")
+        if not self._announces_rows or not owner.endswith(self._rows):
+            return Finding("unknown-tensor", "medium", key, UNKNOWN)
+        pieces = owner.split(".")
+        usual = pieces[-1] in EMBEDDINGS | OUTPUTS and _shallow(pieces)
+        usual = usual and len(self._infos[key].shape) == 2
+        return Finding("base-weight-payload", "low" if usual else "medium", key, ROWS)
+
+    def _beside_adapted(self, key: str) -> bool:
+        """Whether it is the whole weight of an embedding or output layer that is adapted."""
+        owner, mark, leaf = key.removeprefix(PREFIX).rpartition(".base_layer.")
+        slot = self._slots.get(owner)
+        if not mark or leaf != "weight" or slot is None or not key.startswith(PREFIX):
+            return False
+        pieces = owner.split(".")
+        named = pieces[-1] in EMBEDDINGS | OUTPUTS and _shallow(pieces)
+        return named and self._infos[key].shape == slot.shape
+
+    def _adapted(self, key: str) -> bool:
+        owner = _owner(key).removesuffix(".base_layer")
+        return key.startswith(PREFIX) and owner in self._slots
+
+    def _embedding(self, pieces: list[str]) -> bool:
+        """Whether a tensor's path is that of an embedding or output layer, wrapped or not."""
+        return not (EMBEDDINGS | OUTPUTS).isdisjoint(pieces[-3:-1]) and _shallow(pieces)
+
+    def _vocabulary_resized(self) -> frozenset[str]:
+        """Input embedding and output layer, if the file has one of each, of one shape."""
+        found: dict[bool, list[str]] = {True: [], False: []}
+        for key in self._keys:
+            pieces = key.removeprefix(PREFIX).split(".")
+            named = pieces[-2:-1] and pieces[-2] in EMBEDDINGS | OUTPUTS
+            if named and pieces[-1] == "weight" and key.startswith(PREFIX) and _shallow(pieces):
+                found[pieces[-2] in EMBEDDINGS].append(key)
+        if len(found[True]) != 1 or len(found[False]) != 1:
+            return frozenset()
+        shapes = {self._infos[key].shape for key in (*found[True], *found[False])}
+        return frozenset((*found[True], *found[False])) if len(shapes) == 1 else frozenset()
+
+    def _missing(self) -> Iterator[Finding]:
+        """What the config announces and the file does not carry: PEFT refuses to load that."""
+        ends = "but the file carries no such tensor: PEFT refuses to load it"
+        whole = (key for key in self._saved if "modules_to_save" not in key.split("."))
+        carried = sorted({self._saved[key][::-1] for key in whole})
+        absent = [name for name in sorted(self._config.saved) if not _ends_any(carried, name)]
+        heads = self._config.saved & ANY_HEAD  # of the two that PEFT names, a model has one
+        headless = heads.issubset(absent)
+        if self._config.heads and headless:
+            text = f"the task needs one ({', '.join(self._config.heads)}), {ends}"
+            yield Finding("missing-module", "medium", "task_type", text)
+        for name in absent:
+            if name not in heads or (headless and not self._config.heads):
+                text = f"modules_to_save names it, {ends} if the base model has it"
+                yield Finding("missing-module", "medium", name, text)
+        delta = ".trainable_tokens_delta"
+        if self._announces_rows and not any(key.endswith(delta) for key in self._keys):
+            text = f"it announces rows of an embedding, {ends}"
+            yield Finding("missing-module", "medium", "trainable_token_indices", text)
+
+
+def _owner(key: str) -> str:
+    """The module that a tensor is a part of, as the base model names it."""
+    return key.removeprefix(PREFIX).rpartition(".")[0]
+
+
+def _shallow(pieces: Iterable[str]) -> bool:
+    """Whether a module stands outside of the numbered layers of a model."""
+    return not any(piece.isdecimal() for piece in pieces)
+
+
+def _ends_any(backwards: list[str], name: str) -> bool:
+    """Whether one of the names, given sorted and written backwards, ends in `name`."""
+    at = bisect_left(backwards, name[::-1])
+    return at < len(backwards) and backwards[at].startswith(name[::-1])
