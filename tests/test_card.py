@@ -83,7 +83,8 @@ def test_the_card_says_what_an_edit_did(edit, tmp_path):
 def test_what_could_not_be_judged_is_listed(tmp_path):
     text = carded("scan", write_adapter(tmp_path, config={"use_dora": True}))
     assert "### Not judged" in text
-    assert all(f"- `{name}`: DoRA" in text for name in NAMES)
+    first = ", ".join(f"`{name}`" for name in NAMES[:3])
+    assert f"- {len(NAMES)} places, such as {first}: DoRA" in text
 
 
 @settings(max_examples=60, deadline=None)

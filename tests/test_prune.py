@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import os
+import re
 import shlex
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from markdown_it import MarkdownIt
 from safetensors import SafetensorError
 
 from adapters import (
@@ -36,11 +38,12 @@ from adapters import (
     write_tensors,
 )
 from s3lora import Named, TopK, open_adapter, plan, prune, scan
-from s3lora.adapter import Adapter, Drop, Zero
+from s3lora.adapter import Adapter, Drop, ModuleName, Zero
 from s3lora.cli import cli
 from s3lora.errors import AdapterError, OutputError, ParameterError, UnsupportedError
 from s3lora.io import atomic
 from s3lora.io.atomic import new_folder, write_file
+from s3lora.scores import ScoreTable
 from s3lora.verify import BROKEN
 
 prune_module = importlib.import_module("s3lora.prune")  # the package has a function of that name
@@ -1030,8 +1033,12 @@ def test_a_parameter_that_is_no_number_is_never_written(make, out):
         name = "odd"
         params = {"limit": float("nan")}  # noqa: RUF012
 
+        def __call__(self, table: ScoreTable) -> tuple[ModuleName, ...]:
+            return (ModuleName(Q),)
+
+    source = open_adapter(make())
     with pytest.raises(ValueError, match="not JSON compliant"):
-        prune(open_adapter(make()), [Q], out, policy=Odd())
+        prune(source, [Q], out, table=scan(source), policy=Odd())
     assert not out.exists()
 
 
@@ -1060,16 +1067,106 @@ def with_card(folder: Path, card: bytes) -> Path:
 )
 def test_the_card_is_kept_byte_for_byte_and_gets_a_section(make, out, card):
     source = open_adapter(make(card, by=with_card))
-    table = scan(source)
-    prune(source, [Q], out, table=table, policy=TopK(1))
+    prune(source, [Q], out, table=scan(source), policy=Named((Q,)))
     after = (out / "README.md").read_bytes()
-    kept = card.rstrip(b"\n")
-    assert after.startswith(kept + b"\n\n## Pruned with s3lora\n")
-    section = after[len(kept) :].decode()
+    front = re.match(rb"(\xef\xbb\xbf)?(---\r?\n(.+\n)+?---\n)?", card)[0]
+    assert after.startswith(front + b"\n## Pruned" if front else b"## Pruned")
+    text = card[len(front) :]
+    assert after.endswith(b"of this result.\n\n" + text if text.strip() else b"`s3lora.json`.\n")
+    section = after[len(front) : len(after) - len(text)].decode()
     assert "1 of 4 LoRA modules were chosen by `s3lora`" in section
-    assert "policy `top-k` (k = 1)" in section
+    assert "policy `modules` (names = " in section
     assert f"- `{Q}`: left out\n" in section
     assert "`minimal`" in section
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "# m\n```\n",
+        "# m\n<!-- ",
+        "# m\n<details><summary>x</summary>\n\n<pre>",
+        "<script>",
+        "~~~~ x",
+        "---\na: 1\n---\n<textarea>",
+        "---\n<!--\n---\n-->",
+        "---\n```\n---\n",
+        "---\na: 1\nno end",
+        "\n---\n<!--\n---\n",
+        "> <!--\n",
+    ],
+)
+def test_an_open_block_of_the_card_does_not_hide_the_section(make, out, card):
+    prune(open_adapter(make(card.encode(), by=with_card)), [Q], out)
+    text = (out / "README.md").read_text()
+    front = "---\na: 1\n---\n" if card.startswith("---\na: 1\n---") else ""
+    tokens = MarkdownIt("commonmark").parse(text.removeprefix(front))
+    assert [token.type for token in tokens[:2]] == ["heading_open", "inline"]
+    assert tokens[1].content == "Pruned with s3lora"
+    assert text.endswith(card.removeprefix(front))
+
+
+def test_figures_of_the_source_s_card_are_marked_as_those_of_the_source(make, out):
+    prune(open_adapter(make(FRONT + b"valid plans 40 of 40\n", by=with_card)), [Q], out)
+    text = (out / "README.md").read_text()
+    mark = text.index("Its figures were measured on the source and say nothing of this result.")
+    assert text.index("## Pruned") < mark < text.index("valid plans 40 of 40")
+
+
+def test_what_is_odd_about_the_source_and_stays_is_named(make, out):
+    head = {f"{PREFIX}score.weight": draw(4)}
+    A, B = factors()
+    source = make({Q: factors(), V: (A * np.nan, B), NAMES[2]: factors(seed=2)}, extra=head)
+    done = CliRunner().invoke(cli, ["prune", str(source), "--modules", Q, "-o", str(out)])
+    assert done.exit_code == 1
+    kept = [line for line in done.stderr.splitlines() if line.startswith("kept, ")]
+    assert len(kept) == 2
+    assert any(f"base-weight-payload: {PREFIX}score.weight" in line for line in kept)
+    assert any(f"non-finite: {V}" in line for line in kept)
+    found = {(row["rule"], row["where"]) for row in manifest_of(out)["kept"]}
+    assert found == {("base-weight-payload", f"{PREFIX}score.weight"), ("non-finite", V)}
+    text = (out / "README.md").read_text()
+    assert "### Kept from the source" in text
+    assert f"- high: `{V}`: holds NaN or Inf `non-finite`" in text
+
+
+def test_what_is_odd_about_what_leaves_is_not_said_to_be_kept(make, out):
+    A, B = factors()
+    source = open_adapter(make({Q: (A * np.nan, B), V: factors()}))
+    (Path(source.ref) / "x.py").touch()
+    prune(open_adapter(source.ref), [Q], out, table=scan(source))
+    assert manifest_of(out)["kept"] == []
+    assert "Kept from the source" not in (out / "README.md").read_text()
+    (Path(source.ref) / "x.py").unlink()
+
+
+@pytest.mark.parametrize("words", [["--threshold", "2"], ["--top-k", "0", "--fold-scale"]])
+def test_where_nothing_changes_nothing_is_written(make, out, words):
+    done = CliRunner().invoke(cli, ["prune", str(make()), *words, "-o", str(out)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "error: no module changes, so nothing was written" in done.stderr
+    assert not out.exists()
+
+
+def test_a_scale_that_is_folded_is_a_change(make, out):
+    source = make(config={"use_rslora": True})
+    words = ["prune", str(source), "--top-k", "0", "--fold-scale", "-o", str(out)]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert config_of(out)["use_rslora"] is False
+
+
+def test_a_policy_that_did_not_choose_is_not_recorded(make, out):
+    source = open_adapter(make())
+    table = scan(source)
+    (first,) = TopK(1)(table)
+    other = next(name for name in source.names if name != first)
+    with pytest.raises(ParameterError, match="chooses other modules"):
+        prune(source, [other], out, table=table, policy=TopK(1))
+    with pytest.raises(ParameterError, match="without the scores"):
+        prune(source, [first], out, policy=TopK(1))
+    assert not out.exists()
+    prune(source, [first], out, table=table, policy=TopK(1))
+    assert manifest_of(out)["policy"] == {"name": "top-k", "params": {"k": 1}}
 
 
 def test_the_section_tells_what_stays_with_b_zeroed_and_every_note(make, out):
@@ -1189,7 +1286,8 @@ def test_a_pruned_adapter_can_be_pruned_again(make, out, tmp_path):
     assert second.names == NAMES[1:]
     assert not update(second, V).any()
     card = (again / "README.md").read_bytes()
-    assert card.startswith(FRONT + b"# Mine\n")
+    assert card.startswith(FRONT + b"\n## Pruned with s3lora\n")
+    assert card.endswith(b"\n# Mine\n")
     assert card.count(b"## Pruned with s3lora") == 2
     told = manifest_of(again)
     assert told["source"]["files"] == output_hashes(out)

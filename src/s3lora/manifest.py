@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from s3lora.adapter import Adapter, Drop, Replace, Zero
+from s3lora.findings import Finding
 from s3lora.io.safetensors import CHUNK
 from s3lora.io.sources import CARD, CONFIG, MANIFEST, WEIGHTS
 from s3lora.plan import Plan
@@ -25,6 +27,7 @@ def write_manifest(
     table: ScoreTable | None,
     policy: Policy | None,
     source_card: bytes | None,
+    kept: Sequence[Finding] = (),
 ) -> None:
     """Write s3lora.json: what was done, by which scores, and the hash of every file."""
     from importlib.metadata import version  # slow to import, seldom needed
@@ -49,6 +52,7 @@ def write_manifest(
             if isinstance(edit, Replace)
         },
         "notes": list(plan.notes),
+        "kept": [dataclasses.asdict(finding) for finding in kept],
         "scores": {score.module: score.value for score in table.scores} if table else {},
         "skipped": {row.module: row.reason for row in table.skipped} if table else {},
         "output": {"files": _hashes(sorted(folder.iterdir()))},
@@ -58,11 +62,14 @@ def write_manifest(
 
 
 def _source_hashes(adapter: Adapter, source_card: bytes | None) -> dict[str, str]:
-    """SHA-256 by name of the source's files that were read: of the very bytes."""
+    """SHA-256 by name of the source's files, of the very bytes that were read."""
     path = Path(adapter.ref)
-    weights = WEIGHTS if path.is_dir() else path.name
-    card_hash = {} if source_card is None else {CARD: hashlib.sha256(source_card).hexdigest()}
-    return {weights: adapter.digest, CONFIG: adapter.config_digest} | card_hash
+    hashes = {WEIGHTS if path.is_dir() else path.name: adapter.digest}
+    if adapter.config_digest:
+        hashes[CONFIG] = adapter.config_digest
+    if source_card is not None:
+        hashes[CARD] = hashlib.sha256(source_card).hexdigest()
+    return hashes
 
 
 def _hashes(paths: Iterable[Path]) -> dict[str, str]:
@@ -84,18 +91,17 @@ def write_card(
     table: ScoreTable | None,
     policy: Policy | None,
     source_card: bytes | None,
+    kept: Sequence[Finding] = (),
 ) -> None:
-    """Write README.md: the source's card as it is, and a section on what was done."""
+    """Write README.md: a section on what was done, in the source's card, which stays as it is."""
     named = (policy.name, policy.params) if policy else None
     facts = plan_facts(plan)
     section = card.pruned(facts, len(adapter.slots), adapter.digest, tool(), table, named)
-    text = _card(adapter, source_card).rstrip("\n") + "\n\n" + "\n".join(section)
+    section += card.kept_from_source(kept)
+    if source_card is None:
+        base = adapter.config.get("base_model_name_or_path")
+        text = card.front_matter(card.metadata(base if isinstance(base, str) else "")) + "\n"
+        text += "\n".join(section)
+    else:
+        text = card.with_section(source_card.decode("utf-8", "surrogateescape"), section)
     (folder / CARD).write_bytes(text.encode("utf-8", "surrogateescape"))
-
-
-def _card(adapter: Adapter, source_card: bytes | None) -> str:
-    """The source's model card; without one, a front matter that names the base model."""
-    if source_card is not None:
-        return source_card.decode("utf-8", "surrogateescape")
-    base = adapter.config.get("base_model_name_or_path")
-    return card.front_matter(card.metadata(base if isinstance(base, str) else ""))

@@ -24,10 +24,13 @@ from s3lora.cli.options import (
 )
 from s3lora.cli.output import emit, track
 from s3lora.errors import ParameterError
+from s3lora.findings import Finding
 from s3lora.io import open_adapter
 from s3lora.plan import plan
-from s3lora.prune import apply
+from s3lora.prune import apply, check_change, kept_findings
 from s3lora.report import Report, gate_findings, make_report
+from s3lora.report.alike import alike
+from s3lora.report.escape import printable
 from s3lora.report.formats import refuse_unfit
 from s3lora.scan import scan as scan_adapter
 from s3lora.targets import TARGETS
@@ -80,7 +83,8 @@ def prune(
     """Take the chosen modules out of ADAPTER, or edit them, into a new folder.
 
     The source is not changed. The output appears whole or not at all, with a
-    manifest (s3lora.json) and a section in its README.md.
+    manifest (s3lora.json) and a section in its README.md. Where no module
+    changes nothing is written, and the exit status is 2.
     """
     if output is None and not dry_run:
         raise ParameterError("no output folder", hint="give -o OUT, or --dry-run for the plan")
@@ -100,10 +104,16 @@ def prune(
         target=target,
         fold_scale=fold_scale,
     )
+    kept: tuple[Finding, ...] = ()
     if output is not None and not dry_run:
-        apply(opened, planned, output, table=table, policy=policy, force=force)
+        check_change(opened, planned)
+        written = apply(opened, planned, output, table=table, policy=policy, force=force)
+        kept = kept_findings(written, table, planned)
     report = make_report(opened, table, policy, chosen=planned.chosen, gated=gated, plan=planned)
     emit(report, form, None, verbose=verbose)
     if output is not None and not dry_run:
         click.echo(f"wrote {output}", err=True)
+        for row in alike(kept):
+            what = f"kept, {row.severity}: {row.message} ({row.rule}: {row.where})"
+            click.echo(printable(what), err=True)
     ctx.exit(report.exit_code(fail_on))

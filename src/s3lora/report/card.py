@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from s3lora.findings import Finding
 from s3lora.io.sources import MANIFEST
 from s3lora.report import PlanFacts, PlannedEdit, Report, Source
 from s3lora.report.advice import NO_PROOF
+from s3lora.report.alike import EXAMPLES, Alike, alike
 from s3lora.report.markdown import cell, code, escaped, figure, grid
 from s3lora.report.verdict import verdict
 from s3lora.scores import ScoreTable
@@ -118,14 +121,25 @@ def _tool(tool: Mapping[str, str]) -> str:
 def _findings(report: Report) -> Iterator[str]:
     if report.findings:
         yield from ("", "### Findings", "")
-    for finding in report.findings:
-        yield f"- {finding.severity}: {code(finding.where)}: {escaped(finding.message)} " + code(
-            finding.rule
-        )
-    unjudged = [row for row in report.table.skipped if not row.judged]
+    yield from map(_finding, alike(report.findings))
+    unjudged: dict[str, list[str]] = {}
+    for skipped in report.table.skipped:
+        if not skipped.judged:
+            unjudged.setdefault(skipped.reason, []).append(skipped.module)
     if unjudged:
         yield from ("", "### Not judged", "")
-    yield from (f"- {code(row.module)}: {escaped(row.reason)}" for row in unjudged)
+    yield from (f"- {_places(names)}: {escaped(reason)}" for reason, names in unjudged.items())
+
+
+def _places(places: Sequence[str]) -> str:
+    """Places as code spans: all of up to three, else how many they are and three of them."""
+    shown = ", ".join(map(code, places[:EXAMPLES]))
+    return shown if len(places) <= EXAMPLES else f"{len(places)} places, such as {shown}"
+
+
+def _finding(row: Alike) -> str:
+    """Findings that say the same, in a line."""
+    return f"- {row.severity}: {_places(row.places)}: {escaped(row.message)} {code(row.rule)}"
 
 
 def _chosen(report: Report) -> Iterator[str]:
@@ -187,6 +201,48 @@ def _what(edit: PlannedEdit | None) -> str:
         return "left out" if edit.name == "drop" else "kept with B = 0"
     off = f", {edit.error:.2%} off" if edit.error else ""
     return f"given other factors{f' of rank {edit.rank}' if edit.rank else ''}{off}"
+
+
+def kept_from_source(findings: Sequence[Finding]) -> list[str]:
+    """The lines on what is odd about the source and about the result as well; none without."""
+    if not findings:
+        return []
+    return [
+        "### Kept from the source",
+        "",
+        "LoRA modules were taken out or edited, and nothing else was changed. What was found in "
+        "the source and is not about those modules holds for this result too:",
+        "",
+        *map(_finding, alike(findings)),
+        "",
+    ]
+
+
+OF_THE_SOURCE = (
+    "What follows is the card of the source, as it was. Its figures were measured on the source "
+    "and say nothing of this result.",
+    "",
+)
+FRONT_MATTER = re.compile(
+    r"\ufeff?---[ \t]*\r?\n(?:(?!---[ \t]*\r?$).*\n)*---[ \t]*\r?(?:\n|$)", re.MULTILINE
+)
+OPENING = re.compile(r"^ {0,3}(```|~~~|<[!?]|</?[a-z])", re.M | re.I)
+"""What begins a block in Markdown or HTML that may hide the lines after it."""
+
+
+def with_section(text: str, section: Iterable[str]) -> str:
+    """A card with a section right after its front matter: no open block of it hides the section.
+
+    What looks like front matter and holds the beginning of such a block is taken for text, as some
+    renderers do: the section comes before it.
+    """
+    front = FRONT_MATTER.match(text)
+    end = front.end() if front and not OPENING.search(front.group()) else 0
+    head, rest = text[:end], text[end:]
+    if head and not head.endswith("\n"):
+        head += "\n"
+    lines = [*section, *(OF_THE_SOURCE if rest.strip() else ())]
+    return (head + "\n" if head else "") + "\n".join(lines) + ("\n" + rest if rest.strip() else "")
 
 
 def method_of(table: ScoreTable) -> str:
