@@ -152,7 +152,7 @@ def test_a_figure_for_each_module_does_not_square_the_page():
 
 
 def test_findings_say_what_and_what_to_do_and_are_counted():
-    many = [Finding("unknown-tensor", "low", f"t{n}", "odd") for n in range(SHOWN + 7)]
+    many = [Finding("unknown-tensor", "low", f"t{n}", f"odd {n}") for n in range(SHOWN + 7)]
     high = Finding("non-finite", "high", "a", "holds NaN")
     groups = told([*many, high, Finding("future-rule", "medium", "b", "new")])
     assert [(g.severity, g.rule) for g in groups] == [
@@ -279,3 +279,9 @@ def test_the_agreement_is_in_the_page_of_a_ranking(pages):
 def test_a_comparison_says_in_words_what_is_equal(pages):
     assert "<b>49</b> same" in pages["compare"]
     assert data_of(pages["compare"])["statuses"] == ["same"] * 49
+
+
+def test_what_is_odd_alike_in_many_places_is_one_row_with_three_of_them():
+    (group,) = told([Finding("unknown-tensor", "low", f"t{n}", "odd") for n in range(448)])
+    assert group.places == (("448 places, such as t0, t1, t2", "odd"),)
+    assert (group.count, group.more) == (448, 0)

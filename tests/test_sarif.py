@@ -89,7 +89,21 @@ def test_chosen_modules_are_notes_of_the_method_and_warnings_when_gated(tmp_path
 def test_what_could_not_be_judged_is_a_warning(tmp_path):
     run, status = scanned("scan", write_adapter(tmp_path, config={"use_dora": True}))
     assert status == 3
-    assert by_rule(run) == {CANNOT_JUDGE: [("warning", name) for name in NAMES]}
+    (result,) = run["results"]
+    assert (result["ruleId"], result["level"]) == (CANNOT_JUDGE, "warning")
+    named = [row["fullyQualifiedName"] for row in result["locations"][0]["logicalLocations"]]
+    assert named == list(NAMES)
+    assert result["message"]["text"].startswith(f"4 places, such as {NAMES[0]}, {NAMES[1]}, ")
+
+
+def test_what_is_odd_alike_in_many_places_is_one_result_and_files_have_their_own(tmp_path):
+    findings = [Finding("unusual-key", "medium", f"t{at}", "odd") for at in range(448)]
+    findings += [Finding("unusual-key", "medium", "t", "odder")]
+    findings += [Finding("unscanned-sibling", "low", f"f{at}", "odd") for at in range(2)]
+    run = run_of(render(sample(tmp_path, tuple(findings))))
+    texts = {r["message"]["text"] for r in run["results"] if r["ruleId"] in RULES}
+    many = "448 places, such as t0, t1, t2: odd"
+    assert texts == {many, "t: odder", "f0: odd", "f1: odd"}
 
 
 def test_every_rule_has_help_and_the_driver_a_version(tmp_path):
@@ -131,7 +145,7 @@ def test_more_results_than_are_taken_are_counted_and_the_severe_ones_come_first(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sarif_log, "MOST_RESULTS", 10)
-    findings = [Finding("base-weight-payload", "high", f"t{at}", "odd") for at in range(6)]
+    findings = [Finding("base-weight-payload", "high", f"t{at}", f"odd {at}") for at in range(6)]
     findings += [Finding("unscanned-sibling", "low", f"f{at}", "odd") for at in range(20)]
     run = run_of(render(sample(tmp_path, tuple(findings))))
     assert len(run["results"]) <= 10

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
 import s3lora
 from adapters import PREFIX, draw, write_adapter
@@ -81,6 +82,20 @@ def test_a_session_is_what_its_file_shows(name, here):
     text = run(*SESSIONS[name])
     assert max(map(len, text.splitlines())) <= 80
     golden(f"{name}.txt", text)
+
+
+def test_what_is_odd_everywhere_is_one_line_and_all_of_it_with_verbose(tmp_path):
+    names = [f"model.layers.{at}.self_attn.q_proj" for at in range(16)]
+    folder = write_adapter(tmp_path, names)
+    weights = folder / "adapter_model.safetensors"
+    tensors = {k.removeprefix(PREFIX): v for k, v in load_file(weights).items()}
+    save_file(tensors, weights)
+    text = run("scan", str(folder))
+    assert re.match(r"Findings: \d medium; ", text)
+    assert text.count("unusual-key: ") == 1
+    assert "unusual-key: 32 places, such as " in " ".join(text.split())
+    assert run("scan", str(folder), "-v").count("unusual-key: ") == 32
+    assert run("check", str(folder)).count("unusual-key: ") == 1
 
 
 def test_the_map_in_colour_is_of_half_blocks(here):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from s3lora.findings import SEVERITIES, Finding, Severity
@@ -40,8 +40,13 @@ def alike(findings: Iterable[Finding]) -> tuple[Alike, ...]:
     return tuple(sorted(gathered, key=lambda row: SEVERITIES.index(row.severity)))
 
 
-def listed(places: tuple[str, ...]) -> str:
-    """Places in a few words: all of up to three, else how many they are and three of them."""
-    if len(places) <= EXAMPLES:
-        return ", ".join(places)
-    return f"{len(places)} places, such as {', '.join(places[:EXAMPLES])}"
+def listed(places: Sequence[str], count: int | None = None) -> str:
+    """Places in a few words: all of up to three, else how many they are and three of them.
+
+    Args:
+        places: Where; more than three are enough.
+        count: How many they are, if not all of them are given.
+    """
+    count = len(places) if count is None else count
+    shown = ", ".join(places[:EXAMPLES])
+    return shown if count <= EXAMPLES else f"{count} places, such as {shown}"

@@ -14,7 +14,7 @@ from s3lora.findings import Finding
 from s3lora.io.sources import MANIFEST
 from s3lora.report import PlanFacts, PlannedEdit, Report, Source
 from s3lora.report.advice import NO_PROOF
-from s3lora.report.alike import EXAMPLES, Alike, alike
+from s3lora.report.alike import EXAMPLES, Alike, alike, listed
 from s3lora.report.markdown import cell, code, escaped, figure, grid
 from s3lora.report.verdict import verdict
 from s3lora.scores import ScoreTable
@@ -133,8 +133,7 @@ def _findings(report: Report) -> Iterator[str]:
 
 def _places(places: Sequence[str]) -> str:
     """Places as code spans: all of up to three, else how many they are and three of them."""
-    shown = ", ".join(map(code, places[:EXAMPLES]))
-    return shown if len(places) <= EXAMPLES else f"{len(places)} places, such as {shown}"
+    return listed([code(place) for place in places[: EXAMPLES + 1]], len(places))
 
 
 def _finding(row: Alike) -> str:

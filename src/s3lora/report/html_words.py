@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from s3lora.findings import SEVERITIES, Finding
 from s3lora.report.advice import advice, meaning
+from s3lora.report.alike import EXAMPLES, listed
+from s3lora.report.alike import alike as gathered
 from s3lora.report.escape import printable
 from s3lora.scores import Skipped
 
@@ -26,9 +28,11 @@ class Told:
     """What the rule is about."""
     advice: str
     places: tuple[tuple[str, str], ...]
-    """Where, and what is odd there."""
+    """Where, and what is odd there; places with the same message are one."""
     more: int
-    """How many places are not listed."""
+    """How many of these are not listed."""
+    count: int
+    """In how many places it is so."""
 
 
 def told(findings: Sequence[Finding]) -> tuple[Told, ...]:
@@ -41,15 +45,21 @@ def told(findings: Sequence[Finding]) -> tuple[Told, ...]:
 
 
 def _told(severity: str, rule: str, alike: Sequence[Finding]) -> Told:
-    places = tuple((short(f.where), short(f.message)) for f in alike[:SHOWN])
+    rows = gathered(alike)
+    places = tuple((_where(row.places), short(row.message)) for row in rows[:SHOWN])
     return Told(
         rule=short(rule),
         severity=severity,
         what=short(meaning(rule)),
         advice=advice(rule),
         places=places,
-        more=len(alike) - len(places),
+        more=len(rows) - len(places),
+        count=len(alike),
     )
+
+
+def _where(places: tuple[str, ...]) -> str:
+    return listed(tuple(map(short, places[: EXAMPLES + 1])), len(places))
 
 
 def unscored(skipped: Sequence[Skipped]) -> tuple[tuple[str, bool, int], ...]:

@@ -1,8 +1,9 @@
-"""A scan as SARIF, as code scanning shows it: a result for each finding and each chosen module.
+"""A scan as SARIF, as code scanning shows it: a result for each oddity and each chosen module.
 
-Findings have a rule each, and so has the method: a chosen module is a note by it, or a warning if
-the gate caught it too. A module that could not be judged is a warning, since no result would say
-that there is nothing to see.
+What is odd in the same way in many places of a file is one result with a count. Findings have a
+rule each, and so has the method: a chosen module is a note by it, or a warning if the gate caught
+it too. Modules that could not be judged are a warning, since no result would say that there is
+nothing to see.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from s3lora.findings import RULES, Severity
 from s3lora.io.sources import CONFIG
 from s3lora.report import Report, Source
 from s3lora.report.advice import NO_PROOF, advice, meaning, method_summary
+from s3lora.report.alike import alike
 from s3lora.report.escape import printable
-from s3lora.report.sarif_log import Level, Row, Rule, log, weights_of
+from s3lora.report.sarif_log import Level, Row, Rule, log, spread, weights_of
 from s3lora.report.verdict import verdict
 from s3lora.scores import Score
 
@@ -100,13 +102,19 @@ def _about(report: Report) -> dict[str, Any]:
 
 def _rows(report: Report) -> Iterator[Row]:
     weights = weights_of(_source(report))
-    for finding in report.findings:
-        where = finding.where
-        level, path = LEVELS[finding.severity], _file(finding.rule, where, weights)
-        yield Row(finding.rule, level, where, finding.message, path, where in report.modules)
+    for row in alike(report.findings):
+        by_path: dict[str, list[str]] = {}
+        for where in row.places:
+            by_path.setdefault(_file(row.rule, where, weights), []).append(where)
+        for path, places in by_path.items():
+            modules = all(where in report.modules for where in places)
+            yield spread(row.rule, LEVELS[row.severity], places, row.message, path, modules)
+    unjudged: dict[str, list[str]] = {}
     for skipped in report.table.skipped:
         if not skipped.judged:
-            yield Row(CANNOT_JUDGE, "warning", skipped.module, skipped.reason, weights, True)
+            unjudged.setdefault(skipped.reason, []).append(skipped.module)
+    for reason, names in unjudged.items():
+        yield spread(CANNOT_JUDGE, "warning", names, reason, weights, True)
     gated = {finding.where for finding in report.findings if finding.rule == "score-gate"}
     places = {score.module: (at, score) for at, score in enumerate(report.table.ranked(), 1)}
     done = "planned to be taken out or edited" if report.plan else "chosen"

@@ -10,13 +10,14 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 from urllib.parse import quote
 
 from s3lora.report import Source
+from s3lora.report.alike import listed
 from s3lora.report.escape import printable
 from s3lora.report.markdown import escaped
 
@@ -27,6 +28,8 @@ Level = Literal["error", "warning", "note"]
 ORDER: tuple[Level, ...] = ("error", "warning", "note")
 MOST_RESULTS = 25_000
 """In a run, as GitHub takes it; it shows 5,000 of them, the most severe first."""
+MOST_PLACES = 100
+"""Of one result; its text says how many there are."""
 LONGEST = 1000
 """Of a text, in characters; GitHub cuts descriptions at 1,024."""
 
@@ -54,7 +57,18 @@ class Row:
     path: str
     """The file it is about."""
     module: bool = False
-    """Whether `where` is a module."""
+    """Whether `where`, or each of `places`, is a module."""
+    places: tuple[str, ...] = ()
+    """Of a result that holds in several places; `where` is empty then."""
+
+
+def spread(
+    rule: str, level: Level, places: Sequence[str], text: str, path: str, module: bool
+) -> Row:
+    """One result for all the places where the same is so."""
+    if len(places) == 1:
+        return Row(rule, level, places[0], text, path, module)
+    return Row(rule, level, "", text, path, module, tuple(places))
 
 
 def log(
@@ -140,23 +154,31 @@ def _results(
             "ruleId": printable(row.rule),
             "ruleIndex": indices[row.rule],
             "level": row.level,
-            "message": {"text": _text(f"{row.where}: {row.text}" if row.where else row.text)},
+            "message": {"text": _text(_message(row))},
             "locations": [_location(row, files)],
             "partialFingerprints": _fingerprints(*same, str(seen[same])),
         }
+
+
+def _message(row: Row) -> str:
+    """What is so, after where it is so."""
+    where = row.where or listed(row.places)
+    return f"{where}: {row.text}" if where else row.text
 
 
 def _location(row: Row, files: Mapping[str, int]) -> dict[str, Any]:
     index = {"index": files[row.path]} if row.path in files else {}
     place = {"artifactLocation": _uri(row.path) | index, "region": {"startLine": 1}}
     location: dict[str, Any] = {"physicalLocation": place}
-    if row.where:
+    places = (row.where,) if row.where else tuple(dict.fromkeys(row.places))[:MOST_PLACES]
+    if places:
         location["logicalLocations"] = [
             {
-                "name": printable(row.where.rpartition(".")[2] if row.module else row.where),
-                "fullyQualifiedName": printable(row.where),
+                "name": printable(where.rpartition(".")[2] if row.module else where),
+                "fullyQualifiedName": printable(where),
                 "kind": "module" if row.module else "resource",
             }
+            for where in places
         ]
     return location
 

@@ -13,7 +13,7 @@ from s3lora.report import Ranking
 from s3lora.report.advice import NO_PROOF
 from s3lora.report.escape import printable
 from s3lora.report.sarif import CANNOT_JUDGE, METHOD, OWN_RULES, method_rule, placed
-from s3lora.report.sarif_log import Row, log, weights_of
+from s3lora.report.sarif_log import Row, log, spread, weights_of
 from s3lora.report.verdict import verdict
 
 
@@ -56,14 +56,17 @@ def _tops(ranking: Ranking) -> Iterator[Row]:
 
 
 def _unjudged(ranking: Ranking) -> Iterator[Row]:
-    """A row for each module that some method could not judge, with each reason once."""
-    told: dict[ModuleName, dict[str, list[str]]] = {name: {} for name in ranking.modules}
+    """A row for the modules that the same methods could not judge for the same reasons."""
+    reasons: dict[ModuleName, dict[str, list[str]]] = {name: {} for name in ranking.modules}
     for label, table in zip(ranking.labels, ranking.tables, strict=True):
         for row in table.skipped:
             if not row.judged:
-                told[row.module].setdefault(row.reason, []).append(label)
+                reasons[row.module].setdefault(row.reason, []).append(label)
+    names: dict[str, list[ModuleName]] = {}
+    for name, methods in reasons.items():
+        text = "; ".join(f"{why} (by {', '.join(labels)})" for why, labels in methods.items())
+        if text:
+            names.setdefault(text, []).append(name)
     path = weights_of(ranking.source)
-    for name, reasons in told.items():
-        if reasons:
-            text = "; ".join(f"{why} (by {', '.join(labels)})" for why, labels in reasons.items())
-            yield Row(CANNOT_JUDGE, "warning", name, text, path, True)
+    for text, modules in names.items():
+        yield spread(CANNOT_JUDGE, "warning", modules, text, path, True)

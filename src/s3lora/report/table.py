@@ -7,8 +7,6 @@ control characters escaped.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import groupby
-from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -18,6 +16,7 @@ from rich.text import Text
 
 from s3lora.findings import Finding
 from s3lora.report import PlanFacts, Report
+from s3lora.report.alike import EXAMPLES, alike
 from s3lora.report.escape import printable
 from s3lora.report.heat import show_heat
 from s3lora.report.lines import Lines
@@ -27,8 +26,6 @@ from s3lora.selection import robust_z
 
 INDENT = " " * 9
 """Before what is said of a finding."""
-SAID = ("severity", "rule", "message")
-"""What findings have in common that follow each other and are told once."""
 COLOURS = {"high": "bold red", "medium": "yellow", "low": "dim"}
 SHOWN_BEYOND_CHOSEN = 5
 """How many modules after the chosen ones are shown without -v."""
@@ -41,7 +38,7 @@ def show(report: Report, console: Console, *, verbose: bool = False) -> None:
     if verbose:
         _show_source(report, lines)
     show_findings(report.findings, lines, verbose=verbose)
-    show_skipped(report, lines)
+    show_skipped(report, lines, verbose=verbose)
     if report.table.scores:
         lines.say("")
         if show_heat(report.table, console):
@@ -69,20 +66,26 @@ def style_of(report: Report) -> str:
 
 
 def show_findings(findings: Sequence[Finding], lines: Lines, *, verbose: bool = False) -> None:
-    """What is odd, in words, and under it every place where it is so."""
+    """What is odd, in words, once for all places where it is so, and under it where.
+
+    Three of many places are named; with `verbose` every one.
+    """
     if findings:
         lines.say("")
     shown = [f for f in findings if verbose or f.severity != "low"]
-    for (severity, rule, message), alike in groupby(shown, attrgetter(*SAID)):
-        lines.say(message, style=COLOURS[severity], head=f"  {severity:<6} ", indent=INDENT)
-        for finding in alike:
-            lines.say(f"{rule}: {finding.where}", style="dim", indent=INDENT)
+    for row in alike(shown):
+        head = f"  {row.severity:<6} "
+        lines.say(row.message, style=COLOURS[row.severity], head=head, indent=INDENT)
+        for where in row.places if verbose or len(row.places) <= EXAMPLES else [row.where]:
+            lines.say(f"{row.rule}: {where}", style="dim", indent=INDENT)
     if len(shown) < len(findings):
-        lines.say(f"  {len(findings) - len(shown)} low ones are listed with -v", style="dim")
+        low = len(alike(findings)) - len(alike(shown))
+        what = "1 low one is" if low == 1 else f"{low} low ones are"
+        lines.say(f"  {what} listed with -v", style="dim")
 
 
-def show_skipped(report: Report, lines: Lines) -> None:
-    """Modules without a score, gathered by reason; none is left out."""
+def show_skipped(report: Report, lines: Lines, *, verbose: bool = False) -> None:
+    """Modules without a score, gathered by reason; three of many are named, all with `verbose`."""
     if report.table.skipped:
         lines.say("")
     by_reason: dict[str, list[str]] = {}
@@ -90,9 +93,11 @@ def show_skipped(report: Report, lines: Lines) -> None:
         by_reason.setdefault(row.reason, []).append(row.module)
     for reason, names in by_reason.items():
         lines.say(f"Not scored, {len(names)} of {len(report.modules)}: {reason}")
-        listed = names if len(names) < len(report.modules) else ["all modules"]
-        for name in listed:
+        shown = names if verbose or len(names) <= EXAMPLES else names[:EXAMPLES]
+        for name in shown if len(names) < len(report.modules) else ["all modules"]:
             lines.say(name, style="dim", indent="  ")
+        if len(shown) < len(names) < len(report.modules):
+            lines.say(f"… {len(names) - len(shown)} more", style="dim", indent="  ")
 
 
 def _show_ranking(report: Report, lines: Lines, *, verbose: bool) -> None:

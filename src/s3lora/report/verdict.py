@@ -6,6 +6,7 @@ from collections import Counter
 
 from s3lora.findings import SEVERITIES, Severity
 from s3lora.report import Comparison, Ranking, Report, Result
+from s3lora.report.alike import alike
 from s3lora.report.escape import printable
 
 
@@ -29,8 +30,11 @@ def worst(report: Report) -> Severity | None:
 
 
 def state(report: Report) -> str:
-    """What was found in an adapter, in one line, whatever was chosen."""
-    counts = Counter(finding.severity for finding in report.findings)
+    """What was found in an adapter, in one line, whatever was chosen.
+
+    What holds in many places is one finding.
+    """
+    counts = Counter(row.severity for row in alike(report.findings))
     told = ", ".join(f"{counts[level]} {level}" for level in SEVERITIES if counts[level])
     count, unjudged = len(report.modules), sum(not row.judged for row in report.table.skipped)
     clauses = [f"findings: {told}"] if told else []
