@@ -137,8 +137,7 @@ def test_sibling_that_was_not_scanned_is_a_low_finding(tmp_path):
         "rule": "unscanned-sibling",
         "severity": "low",
         "where": "training_args.bin",
-        "message": "written by a trainer: whoever resumes that training unpickles it, which can run "
-        "code",
+        "message": "written by a trainer, who unpickles it to resume: that can run code",
     }
 
 

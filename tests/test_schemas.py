@@ -32,7 +32,18 @@ ROOT = Path(__file__).parent.parent
 LINES = ("causal", "rows")
 """Files of studies that the repository keeps."""
 
-NUMBERED = {"calibrate", "compare", "eval", "gate", "manifest", "plan", "rank", "scan", "suite"}
+NUMBERED = {
+    "calibrate",
+    "check",
+    "compare",
+    "eval",
+    "gate",
+    "manifest",
+    "plan",
+    "rank",
+    "scan",
+    "suite",
+}
 """Documents that say which schema they are of."""
 
 

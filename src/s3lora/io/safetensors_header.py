@@ -81,11 +81,11 @@ def read_header(fd: int, size: int, path: Path) -> bytes:
     """The bytes of the header, of a length that is allowed."""
     if size > MAX_FILE:
         raise AdapterError(f"{path} has {size} bytes, more than {MAX_FILE}", hint=HINT)
-    head = os.pread(fd, 64, 0)
-    length = int.from_bytes(head[:8], "little")
-    if len(head) < 8 or length > size - 8 or length > MAX_HEADER:
-        refuse_stand_in(path, head)
-    if len(head) < 8 or not length:
+    prefix = os.pread(fd, 8, 0)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length > size - 8 or length > MAX_HEADER:
+        refuse_stand_in(path, os.pread(fd, 64, 0))
+    if len(prefix) < 8 or not length:
         raise AdapterError(f"{path} is cut off: {size} bytes, without a header", hint=CUT_OFF)
     if length > size - 8:
         raise AdapterError(

@@ -111,9 +111,7 @@ def _remark(folder: Path, name: str, imported: dict[str, str]) -> tuple[Severity
         text = f"Python code that {imported[name]} names in auto_map: a loader that is told to "
         return "medium", f"{text}trust remote code imports it"
     if TRAINERS.fullmatch(name):
-        text = (
-            "written by a trainer: whoever resumes that training unpickles it, which can run code"
-        )
+        text = "written by a trainer, who unpickles it to resume: that can run code"
         return "low", text
     if name.lower().endswith(".index.json"):
         return INDEX

@@ -59,35 +59,50 @@ class Unreadable:
     weights: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a log holds of one adapter: much less than the report that it is made of."""
+
+    rows: tuple[Row, ...]
+    source: Source
+    method: str
+    about: dict[str, Any]
+
+
 def render(report: Report) -> str:
     """A scan, or a plan to prune, as SARIF."""
-    return render_all([report], name=report.ref)
+    return render_all([entry_of(report)], name=report.ref)
+
+
+def entry_of(report: Report) -> Entry:
+    """What a log holds of a scan."""
+    return Entry(tuple(_rows(report)), _source(report), report.table.method, _about(report))
 
 
 def render_all(
-    reports: Sequence[Report], unreadable: Sequence[Unreadable] = (), *, name: str = ""
+    entries: Sequence[Entry], unreadable: Sequence[Unreadable] = (), *, name: str = ""
 ) -> str:
     """Scans of several adapters as SARIF, in one run.
 
     Args:
-        reports: One for each adapter.
+        entries: One for each adapter.
         unreadable: Those of which there is none.
         name: What the run is about; code scanning keeps the alerts of different names apart.
     """
-    rows = [row for report in reports for row in _rows(report)]
+    rows = [row for entry in entries for row in entry.rows]
     rows += [
         Row(UNREADABLE, "error", "", f"{item.ref}: {item.reason}", item.weights or item.ref)
         for item in unreadable
     ]
-    methods = (f"{METHOD}{report.table.method}" for report in reports)
+    methods = (f"{METHOD}{entry.method}" for entry in entries)
     rules = dict.fromkeys([*RULES, *OWN_RULES, *methods, *(row.rule for row in rows)])
     return log(
         rows,
         map(_rule, rules),
-        map(_source, reports),
-        version=reports[0].tool["version"] if reports else __version__,
+        (entry.source for entry in entries),
+        version=__version__,
         name=name,
-        about={"adapters": [_about(report) for report in reports]},
+        about={"adapters": [entry.about for entry in entries]},
     )
 
 
