@@ -41,20 +41,44 @@ def typed_values(kind: type, what: str, given: Mapping[str, Any]) -> dict[str, A
     return {key: _converted(key, value, fields[key].type) for key, value in given.items()}
 
 
+KINDS: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+}
+"""For the annotations of fields that are checked, the types that a value may have."""
+
+
 def _converted(key: str, value: Any, kind: object) -> Any:
-    """Text as the type that a field is annotated with."""
-    if not isinstance(value, str):
-        return value
+    """Text as the type that a field is annotated with; a value of another type is refused."""
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
     try:
-        match kind if isinstance(kind, str) else getattr(kind, "__name__", ""):
+        if not isinstance(value, str):
+            return _checked(value, KINDS.get(name, ()))
+        match name:
             case "bool":
                 return {"true": True, "false": False}[value.lower()]
             case "int":
                 return int(value)
             case "float":
                 return float(value)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise ParameterError(
-            f"{key}={value!r} is not a value for this parameter", hint=f"it takes a {kind}"
+            f"{key}={value!r:.80} is not a value for this parameter", hint=f"it takes a {name}"
         ) from error
+    return value
+
+
+def _checked(value: Any, kinds: tuple[type, ...]) -> Any:
+    """A value that is no text, if it is of one of the types; without types anything is.
+
+    Raises:
+        TypeError: if it is not; true and false are no numbers.
+        OverflowError: if a whole number is too large for a field of floats.
+    """
+    if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+        raise TypeError(kinds)
+    if float in kinds:
+        float(value)
     return value

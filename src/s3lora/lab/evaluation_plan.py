@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,13 +10,26 @@ from typing import Any, Literal
 
 from s3lora.adapter import Adapter, LoraModule, Replace
 from s3lora.edits import Editor, make_editor
-from s3lora.errors import ParameterError
+from s3lora.errors import AdapterError, DataError, ParameterError
 from s3lora.io.checkpoint import Checkpoint
+from s3lora.io.regular_file import read_small
 from s3lora.io.sources import MANIFEST
 from s3lora.io.strict_json import parse
 from s3lora.plan import Plan, plan
+from s3lora.report.fields import REFUSED, Fields, check_text
 
 MOST_MARKS = 5_000_000
+MOST_BYTES = 512 * 2**20
+OTHERS = {
+    "plan": "what `s3lora plan` says of a question: an agent's plan",
+    "rank": "a ranking",
+    "compare": "a comparison",
+    "eval": "an evaluation",
+    "suite": "an evaluation",
+    "gate": "a ranking by gate",
+    "calibrate": "a calibration",
+}
+"""What else s3lora writes as JSON, by its kind."""
 HINT = "give what `s3lora prune --dry-run --format json` prints, or a pruned adapter's s3lora.json"
 
 
@@ -39,43 +53,55 @@ def read_plan(path: Path) -> WrittenPlan:
 
     Raises:
         AdapterError: if the file is not valid JSON.
-        ParameterError: if it cannot be read, or holds no plan.
+        ParameterError: if it cannot be read, is no regular file, is larger than any plan, or holds
+            no plan.
     """
     file = path / MANIFEST if path.is_dir() else path
     try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise ParameterError(f"cannot read {file}: {error.strerror or error}", hint=HINT) from error
-    told = parse(raw, str(file), marks=MOST_MARKS, hint=HINT)
+        raw = read_small(file, MOST_BYTES, HINT)
+    except AdapterError as error:
+        raise ParameterError(str(error), hint=HINT) from error
+    document = parse(raw, str(file), marks=MOST_MARKS, hint=HINT)
+    kind = document.get("kind", "")
+    if isinstance(kind, str) and kind in OTHERS:
+        raise ParameterError(f"{file} holds {OTHERS[kind]}, not a plan to prune", hint=HINT)
+    if "adapter" in document and "plan" not in document:
+        raise ParameterError(f"{file} holds a scan, in which nothing is planned", hint=HINT)
+    read = _of_report if "adapter" in document else _of_manifest
     try:
-        return _of_report(file, told) if "adapter" in told else _of_manifest(file, told)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ParameterError(f"{file} holds no plan to prune", hint=HINT) from error
+        check_text(document)
+        return read(file, Fields(document))
+    except DataError as error:
+        why = str(error).removeprefix(REFUSED)
+        raise ParameterError(f"{file} holds no plan to prune: {why}", hint=HINT) from error
 
 
-def _of_report(file: Path, told: Mapping[str, Any]) -> WrittenPlan:
-    asked = told["plan"]
+def _of_report(file: Path, document: Fields) -> WrittenPlan:
+    planned = document.fields("plan")
+    edit = planned.fields("edit")
     return WrittenPlan(
         str(file),
-        (str(told["adapter"]["sha256"]),),
-        tuple(map(str, told["chosen"])),
-        str(asked["edit"]["name"]),
-        dict(asked["edit"]["params"]),
-        str(asked["target"]),
-        bool(asked["fold_scale"]),
+        (document.fields("adapter").text("sha256"),),
+        document.texts("chosen"),
+        edit.text("name"),
+        edit.fields("params").value,
+        planned.text("target"),
+        planned.flag("fold_scale"),
     )
 
 
-def _of_manifest(file: Path, told: Mapping[str, Any]) -> WrittenPlan:
+def _of_manifest(file: Path, document: Fields) -> WrittenPlan:
     """A module that its edit left as it was is not among the chosen: that makes no difference."""
+    files, edit = document.fields("source").fields("files"), document.fields("edit")
+    replaced = document.fields("replaced").value
     return WrittenPlan(
         str(file),
-        tuple(map(str, told["source"]["files"].values())),
-        (*told["dropped"], *told["zeroed"], *told["replaced"]),
-        str(told["edit"]["name"]),
-        dict(told["edit"]["params"]),
-        str(told["target"]),
-        bool(told["fold_scale"]),
+        tuple(files.text(name) for name in files.value),
+        (*document.texts("dropped"), *document.texts("zeroed"), *replaced),
+        edit.text("name"),
+        edit.fields("params").value,
+        document.text("target"),
+        document.flag("fold_scale"),
     )
 
 
@@ -127,7 +153,8 @@ def _edit(written: WrittenPlan, safe: Adapter | None) -> Editor | Literal["drop"
         ref, digest = params.pop("with", None), params.pop("sha256", None)
         if safe is None:
             raise ParameterError(
-                "the plan merges with a safe adapter", hint=f"name it: --with {ref or 'SAFE'}"
+                "the plan merges with a safe adapter",
+                hint=f"name it: --with {shlex.quote(str(ref or 'SAFE'))}",
             )
         if safe.digest != digest:
             raise ParameterError(

@@ -10,6 +10,8 @@ from s3lora.errors import DataError
 
 HINT = "give what s3lora scan, prune, rank or compare wrote with --format json"
 
+REFUSED = "this is no result of s3lora: "
+
 
 def refuse(why: str) -> NoReturn:
     """End the reading.
@@ -17,7 +19,7 @@ def refuse(why: str) -> NoReturn:
     Raises:
         DataError: always.
     """
-    raise DataError(f"this is no result of s3lora: {why}", hint=HINT)
+    raise DataError(f"{REFUSED}{why}", hint=HINT)
 
 
 class Fields:
