@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from defence_runs import SAFETY, Kill, Killed, aligned, card_of, trained, unaligned
 from lab_material import made_pools, tiny
 from s3lora import open_adapter
-from s3lora.errors import ParameterError
+from s3lora.errors import OutputError, ParameterError
 from s3lora.io.checkpoint import Checkpoint
 from s3lora.lab.defences import DEFENCES, make_defence
 from s3lora.lab.defences.features import safety_rows
@@ -78,12 +78,14 @@ def test_another_defence_does_not_continue_what_is_left(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(Killed):
         run(out, "ema", {"eta": "0.5"}, callbacks=[Kill(5)])
-    run(out, "ema", {"eta": "0.9"})
+    with pytest.raises(OutputError, match=r"another training: params {'eta': 0\.5"):
+        run(out, "ema", {"eta": "0.9"})
+    run(out, "ema", {"eta": "0.9"}, discard="other")
     assert card_of(out)["resumed_from"] is None
     with pytest.raises(Killed):
         run(tmp_path / "two", "salora", SMALL, callbacks=[Kill(5)])
     others = [replace(row, response="Never.") for row in SAFETY]
-    trained(tmp_path / "two", make_defence("salora", SMALL), safety=others)
+    trained(tmp_path / "two", make_defence("salora", SMALL), safety=others, discard="other")
     assert card_of(tmp_path / "two")["resumed_from"] is None
 
 

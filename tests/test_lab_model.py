@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback, TrainerState
 
 from lab_material import made_rows, tiny, tiny_folder
 from s3lora import open_adapter
@@ -21,8 +27,13 @@ from s3lora.lab.chat import NO_LABEL, Encoded, encode, padded, prompt_ids, respo
 from s3lora.lab.data import Example, digest_of
 from s3lora.lab.models import Chat, build, load_chat, model_folder
 from s3lora.lab.packages import cache_folder
+from s3lora.lab.partial_training import partial_training
+from s3lora.lab.study.workshop import merge
 from s3lora.lab.train import Collator, Settings, train
+from s3lora.lab.training_card import describe
 from schemas import check
+
+train_module = import_module("s3lora.lab.train")  # the name in s3lora.lab is that of the function
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -216,11 +227,15 @@ def test_a_run_that_was_killed_twice(adapter, tmp_path):
     assert farthest(adapter, trained(out)) <= 1e-6
 
 
-def test_what_is_left_of_other_settings_is_not_continued(tmp_path):
+def test_what_is_left_of_other_settings_is_not_thrown_away_unasked(tmp_path):
     out = tmp_path / "adapter"
     with pytest.raises(Killed):
         trained(out, replace(SHORT, seed=7), callbacks=[Kill(5)])
-    trained(out)
+    with pytest.raises(OutputError, match="step 3 of 9 of another training: seed 7, now 0") as no:
+        trained(out)
+    assert "--restart" in no.value.hint
+    assert partial_training(out).step == 3
+    trained(out, discard="other")
     assert farthest(trained(tmp_path / "fresh"), out) == 0
 
 
@@ -228,8 +243,35 @@ def test_what_is_left_of_other_rows_is_not_continued(tmp_path):
     out, others = tmp_path / "adapter", made_rows("other", 24, answered=True)
     with pytest.raises(Killed):
         trained(out, rows=others, callbacks=[Kill(5)])
-    trained(out)
+    with pytest.raises(OutputError, match="another training: rows_digest"):
+        trained(out)
+    trained(out, discard="other")
     assert farthest(trained(tmp_path / "fresh"), out) == 0
+
+
+def test_a_run_can_be_started_anew(tmp_path):
+    out = tmp_path / "adapter"
+    with pytest.raises(Killed):
+        trained(out, callbacks=[Kill(5)])
+    trained(out, discard="all")
+    assert json.loads((out / "training.json").read_text())["resumed_from"] is None
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "folder"])
+def test_what_is_not_ours_is_never_removed(tmp_path, kind):
+    work, elsewhere = tmp_path / ".adapter.training", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "link":
+        work.symlink_to(elsewhere)
+    elif kind == "file":
+        work.write_text("mine")
+    else:
+        work.mkdir()
+        (work / "mine").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match="is not what a training keeps"):
+        trained(tmp_path / "adapter", discard="all")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_checkpoint_that_was_not_finished_is_not_continued(adapter, tmp_path):
@@ -238,8 +280,143 @@ def test_a_checkpoint_that_was_not_finished_is_not_continued(adapter, tmp_path):
         trained(out, callbacks=[Kill(5)])
     broken = tmp_path / ".adapter.training" / "checkpoint-6"
     shutil.copytree(broken.with_name("checkpoint-3"), broken)
-    (broken / "trainer_state.json").unlink()  # it is written last
+    (broken / "trainer_state.json").write_text('{"global_step": 6')  # it is written last
+    assert partial_training(out).step == 3
+    (broken / "trainer_state.json").unlink()
     assert farthest(adapter, trained(out)) <= 1e-6
+
+
+class FullDisk(TrainerCallback):
+    """From a step on, a writer fails as it does on a full disk."""
+
+    def __init__(self, step: int, patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.step = step
+        self.patch = patch
+        self.owner = owner
+        self.name = name
+
+    def on_step_end(self, args, state, control, **rest):
+        def fails(*args: Any, **named: Any) -> None:
+            if self.owner is torch:
+                raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos")
+            if self.name == "save_file":
+                raise SafetensorError("I/O error: No space left on device (os error 28)")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        if state.global_step == self.step:
+            self.patch.setattr(self.owner, self.name, fails)
+
+
+WRITERS = {
+    "the state": (TrainerState, "save_to_json", "No space left on device"),
+    "the optimizer": (torch, "save", "unexpected pos"),
+    "the defence": (train_module, "save_file", "No space left on device"),
+}
+
+
+@pytest.mark.parametrize(("owner", "name", "reason"), WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_full_disk_at_a_checkpoint_is_an_error_that_says_what_is_kept(
+    adapter, tmp_path, monkeypatch, step, owner, name, reason
+):
+    out, work = tmp_path / "adapter", tmp_path / ".adapter.training"
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match=reason) as caught:
+        trained(out, callbacks=[FullDisk(step, patch, owner, name)])
+    assert f"cannot write the checkpoint of step {step}: " in str(caught.value)
+    assert not out.exists()
+    if step == 3:
+        assert "no checkpoint is kept: the same call starts anew" in caught.value.hint
+        assert not work.exists()
+    else:
+        assert f"step 3 is kept in {work}: the same call goes on from there" in caught.value.hint
+        assert [path.name for path in work.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert farthest(adapter, trained(out)) <= 1e-6
+
+
+def test_a_full_disk_at_the_end_keeps_all_steps(adapter, tmp_path, monkeypatch):
+    out = tmp_path / "adapter"
+
+    def full(folder: Path, card: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "describe", full)
+        with pytest.raises(OutputError) as caught:
+            trained(out)
+    assert str(caught.value) == f"cannot write {out}: No space left on device"
+    assert "step 9 is kept" in caught.value.hint
+    assert sorted(tmp_path.iterdir()) == [tmp_path / ".adapter.training"]
+    steps: list[int] = []
+    trained(out, callbacks=[Steps(steps)])
+    assert steps == [], "nothing is trained again"
+    assert farthest(adapter, out) <= 1e-6
+    assert len(json.loads((out / "training.json").read_text())["losses"]) == 9
+
+
+class Steps(TrainerCallback):
+    """Writes down the steps that are made."""
+
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **rest):
+        self.steps.append(state.global_step)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_first_step(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        trained(tmp_path / "file" / "adapter")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_files_have_the_mode_of_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        trained(tmp_path / "adapter", replace(SHORT, steps=1))
+        build("tiny", tmp_path / "tiny")
+        chat = load_chat(str(tmp_path / "tiny"))
+        merge(chat, open_adapter(tmp_path / "adapter"), tmp_path / "merged")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 12
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~mask}
+
+
+def test_responses_that_are_cut_are_counted_with_what_keeps_them_whole(tmp_path):
+    rows = [*ROWS[:3], Example("a", "b" * 99), Example("c", "d" * 64), Example("e", "f" * 63)]
+    lines: list[str] = []
+    trained(tmp_path / "out", replace(SHORT, steps=1), rows, say=lines.append)
+    assert lines == [
+        "2 of 6 responses have more than 64 tokens and are cut there, without an end: "
+        "--longest 100 keeps all of them whole"
+    ]
+    assert json.loads((tmp_path / "out/training.json").read_text())["cut_rows"] == 2
+    assert "2 responses were cut after 64 tokens." in (tmp_path / "out/README.md").read_text()
+    whole = replace(SHORT, steps=1, longest=100)
+    trained(tmp_path / "whole", whole, rows, say=lines.append)
+    assert len(lines) == 1
+    assert "cut" not in (tmp_path / "whole/README.md").read_text()
+
+
+NAMES = (
+    *("a: b", "it's", 'say "x"', "x # y", "[a]", "{a: b}", "- a", "&a", "*a", "%x", "@x", "~", ""),
+    *("1e5", "null", "!!python/object:os.system", "a\nbase_model: other", "tab\t", "a\n---\nb"),
+    *("ü\u2028", "\udcff", "a" * 300),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_is_yaml_whatever_a_model_is_called(tmp_path, name):
+    card = {"base": name, "recipe": name, "rows": 1, "rows_digest": "0" * 16, "cut_rows": 0,
+            "settings": asdict(SHORT), "losses": [1.0, 0.5]}  # fmt: skip
+    describe(tmp_path, card)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    empty, front, body = text.split("---\n", 2)
+    assert (empty, yaml.safe_load(front)) == ("", {"base_model": name, "library_name": "peft"})
+    assert len([line for line in body.split("\n") if line.startswith("# ")]) == 1
+    assert json.loads((tmp_path / "training.json").read_text("utf-8"))["base"] == name
 
 
 def test_only_lora_parameters_change(tmp_path):

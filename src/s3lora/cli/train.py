@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +13,14 @@ import click
 
 from s3lora.cli.lab import MODEL, RECIPES, needing_lab, only_ours, pool_options, pools_of, say
 from s3lora.cli.options import out_path, values_of
+from s3lora.cli.progress import Meter
 from s3lora.errors import OutputError, ParameterError
 
 if TYPE_CHECKING:
     from s3lora.io.checkpoint import Checkpoint
     from s3lora.lab.data import Example
     from s3lora.lab.defences.interface import Defence
+    from s3lora.lab.partial_training import PartialTraining
     from s3lora.lab.recipes import Pools
 
 OWN = "own rows"
@@ -81,6 +85,9 @@ PRESETS = ("refusal",)
     help="salora: harmful prompts with safe responses.  [default: the harmful prompts that "
     "alignment may see, refused]",
 )
+@click.option(
+    "--restart", is_flag=True, help="Throw away what an interrupted run kept, and start anew."
+)
 @needing_lab()
 def train(
     model: str,
@@ -94,39 +101,75 @@ def train(
     params: tuple[str, ...],
     base: str | None,
     safety: str | None,
+    restart: bool,
     **values: Any,
 ) -> None:
     """Train a LoRA adapter on responses and write its folder.
 
     The folder holds the adapter as PEFT saves it, a README.md and
-    training.json. An interrupted run goes on when it is called again. No
-    recipe holds a test prompt of `s3lora eval`, given the same --harmful and
-    --harmless.
+    training.json. An interrupted run goes on when it is called again: it keeps
+    its last checkpoint in .NAME.training beside the folder. No recipe holds a
+    test prompt of `s3lora eval`, given the same --harmful and --harmless.
     """
     if (recipe is None) == (data is None):
         raise ParameterError("rows come from a recipe or a data set", hint="--recipe or --data")
-    if output.exists() or output.is_symlink():
+    if os.path.lexists(output):
         raise OutputError(f"{output} exists already", hint="give a new path with -o")
-    from s3lora.lab.models import load_chat
-    from s3lora.lab.train import Settings, train
+    from s3lora.lab.partial_training import identity_of, partial_training
+    from s3lora.lab.settings import Settings
 
     settings = Settings(**_values(preset, values))
+    partial = partial_training(output)
+    own = _own_rows(data) if data is not None else None  # before torch is loaded: that takes longer
     guard = _defence(defence, params, base, safety)
-    count = settings.steps * settings.batch
     pools = cache(lambda: pools_of(harmful, harmless))
-    rows = _rows(recipe, data, pools, count, settings.seed)
+    rows = own or _rows(str(recipe), pools, settings.steps * settings.batch, settings.seed)
     needs = guard.needs if guard else frozenset()
     refused = _safety(safety, pools, settings.seed) if "safety" in needs else []
     before = _base(base) if base else None
-    told = _progress(settings.steps)
-    with only_ours():
-        say(f"training on {len(rows)} rows, {settings.steps} steps of {settings.batch}")
-        chat = load_chat(model)
-        train(
-            chat, rows, output, settings, recipe=recipe or OWN, callbacks=[told],
-            defence=guard, safety=refused, base=before,
-        )  # fmt: skip
+    identity = identity_of(settings, model, rows, guard, refused, before)
+    going_on = partial.checkpoint is not None and partial.is_of(identity) and not restart
+    if not (restart or _asked(partial, identity)):
+        partial.refuse_other(identity)
+    say(f"training on {len(rows)} rows, {settings.steps} steps of {settings.batch}")
+    if going_on:
+        say(f"going on after step {partial.step} of {settings.steps}, kept in {partial.folder}")
+    first = partial.step or 0 if going_on else 0
+    from s3lora.lab.models import load_chat
+    from s3lora.lab.train import train
+
+    try:
+        with only_ours(), Meter("step", settings.steps, first=first) as meter:
+            train(
+                load_chat(model), rows, output, settings, recipe=recipe or OWN,
+                callbacks=[_shown_on(meter)], defence=guard, safety=refused, base=before,
+                discard="all" if restart else "other", say=say,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        say(f"stopped; {partial.now().going_on(identity)}")
+        raise
     say(f"wrote {output}")
+
+
+def _own_rows(reference: str) -> list[Example]:
+    """The rows of --data, each with a response."""
+    from s3lora.lab.data import refuse_unanswered
+    from s3lora.lab.sources import load
+
+    rows = load(reference)
+    refuse_unanswered(rows)
+    return rows
+
+
+def _asked(partial: PartialTraining, identity: Mapping[str, Any]) -> bool:
+    """Whether someone at a terminal lets a run of other settings be thrown away."""
+    from s3lora.lab.partial_training import differences
+
+    if partial.checkpoint is None or partial.is_of(identity) or not sys.stdin.isatty():
+        return False
+    say(f"{partial.folder} keeps step {partial.step} of {partial.steps} of another training:")
+    say(differences(partial.identity, identity))
+    return click.confirm("Throw it away and start anew?", default=False, err=True)
 
 
 def _values(preset: str | None, values: dict[str, Any]) -> dict[str, Any]:
@@ -180,30 +223,24 @@ def _base(reference: str) -> Checkpoint:
     return Checkpoint(model_folder(reference))
 
 
-def _rows(
-    recipe: str | None, data: str | None, pools: Callable[[], Pools], count: int, seed: int
-) -> list[Example]:
+def _rows(recipe: str, pools: Callable[[], Pools], count: int, seed: int) -> list[Example]:
     from s3lora.lab.data import Split
     from s3lora.lab.recipes import Pools, rows_for
-    from s3lora.lab.sources import load
 
-    if data is not None:
-        return load(data)
     if recipe in WITHOUT_POOLS:
         nothing = Pools(Split((), ()), Split((), ()))
         return rows_for(recipe, nothing, count, seed)
-    return rows_for(str(recipe), pools(), count, seed)
+    return rows_for(recipe, pools(), count, seed)
 
 
-def _progress(steps: int) -> Any:
-    """A callback that says the loss about ten times."""
+def _shown_on(meter: Meter) -> Any:
+    """A callback that shows every step, with its loss."""
     from transformers import TrainerCallback
 
-    class Progress(TrainerCallback):
+    class Shown(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, **named: Any) -> None:
             loss = (named.get("logs") or {}).get("loss")
-            due = state.global_step % max(1, steps // 10) == 0 or state.global_step == steps
-            if loss is not None and due:
-                say(f"step {state.global_step} of {steps}: loss {float(loss):.3f}")
+            if loss is not None:
+                meter.update(state.global_step, f"loss {float(loss):.3f}")
 
-    return Progress()
+    return Shown()

@@ -159,3 +159,17 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def reset_modes(folder: Path) -> None:
+    """Give all files of a folder the mode that the umask gives to new ones.
+
+    Libraries that write a file under another name first leave it to its owner alone.
+    """
+    probe = folder / f".{os.urandom(4).hex()}.partial"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)

@@ -19,6 +19,8 @@ class Encoded:
     """The chat up to where the response starts."""
     response: tuple[int, ...]
     """The response with the mark that ends it, unless it was cut off before."""
+    cut: int = 0
+    """How many tokens were cut off the response, the mark among them."""
 
     @property
     def ids(self) -> list[int]:
@@ -63,7 +65,20 @@ def encode(tokenizer: Any, example: Example, longest: int = 64) -> Encoded:
     """
     refuse_unanswered([example])
     prompt = asked_ids(tokenizer, example)
-    return Encoded(prompt, response_ids(tokenizer, example.response)[:longest])
+    whole = response_ids(tokenizer, example.response)
+    return Encoded(prompt, whole[:longest], max(0, len(whole) - longest))
+
+
+def cut_responses(rows: Sequence[Encoded], longest: int) -> str:
+    """How many responses were cut, and what keeps them whole; empty if none was."""
+    cut = [row for row in rows if row.cut]
+    if not cut:
+        return ""
+    whole = max(len(row.response) + row.cut for row in cut)
+    return (
+        f"{len(cut)} of {len(rows)} responses have more than {longest} tokens and are cut there, "
+        f"without an end: --longest {whole} keeps all of them whole"
+    )
 
 
 def padded(rows: Sequence[Sequence[int]], filler: int, *, left: bool = False) -> list[list[int]]:

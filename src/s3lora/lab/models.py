@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from s3lora.errors import DataError
-from s3lora.io.atomic import new_folder
+from s3lora.io.atomic import new_folder, reset_modes
 from s3lora.lab.packages import Distribution, cache_folder, member
 
 SMOLLM2 = Distribution(
@@ -101,6 +101,7 @@ def build(name: str, out: Path) -> None:
         raise DataError(f"there is no model {name!r}", hint=f"one of {', '.join(BUILDERS)}")
     with new_folder(out) as folder:
         BUILDERS[name](folder)
+        reset_modes(folder)
 
 
 def _smollm2(folder: Path) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peft import LoraConfig, get_peft_model
-
 from s3lora.errors import ParameterError
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -100,6 +98,8 @@ def with_lora(model: Any, settings: Settings) -> Any:
     Raises:
         ParameterError: if no module has one of the target names in these layers.
     """
+    from peft import LoraConfig, get_peft_model  # loads torch: settings are read before that
+
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT takes and keeps any number

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 
-from s3lora.errors import ParameterError
-from s3lora.io.atomic import new_folder
+from s3lora.errors import OutputError, ParameterError
+from s3lora.io.atomic import new_folder, reset_modes
 from s3lora.io.checkpoint import Checkpoint
-from s3lora.lab.chat import NO_LABEL, encode, padded
-from s3lora.lab.data import Example, digest_of
-from s3lora.lab.defences.interface import Defence, Guard, Run, params_of, refuse_missing
+from s3lora.lab.chat import NO_LABEL, Encoded, cut_responses, encode, padded
+from s3lora.lab.data import Example, digest_of, refuse_unanswered
+from s3lora.lab.defences.interface import NAME, Defence, Guard, Run, params_of, refuse_missing
 from s3lora.lab.models import Chat
+from s3lora.lab.partial_training import (
+    DEFENCE_STATE,
+    STATE,
+    PartialTraining,
+    identity_of,
+    partial_training,
+    writing,
+)
 from s3lora.lab.settings import ATTENTION, Settings, with_lora
 from s3lora.lab.training_card import describe
 from s3lora.lab.training_cost import Spent, machine
 
-__all__ = ["ATTENTION", "Collator", "Settings", "train"]
+Discard = Literal["nothing", "other", "all"]
 
-KEPT = "defence.safetensors"
-"""In a checkpoint: what a defence must know to go on."""
+__all__ = ["ATTENTION", "Collator", "Settings", "train"]
 
 
 def train(
@@ -43,6 +50,8 @@ def train(
     defence: Defence | None = None,
     safety: Sequence[Example] = (),
     base: Checkpoint | None = None,
+    discard: Discard = "nothing",
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Train an adapter on the responses of the examples and write its folder.
 
@@ -59,6 +68,9 @@ def train(
         defence: One of `s3lora.lab.defences`.
         safety: Harmful prompts with safe responses, for a defence that needs them.
         base: The weights before alignment, for a defence that needs them.
+        discard: What an interrupted run has kept may be thrown away: `nothing` of it, that of a
+            run with `other` settings, or `all` of it, to start anew in any case.
+        say: Called with what there is to say of the rows before the first step.
 
     Returns:
         `out`, with the adapter in PEFT's layout, its README.md and `training.json`.
@@ -67,57 +79,86 @@ def train(
         DataError: if a row has no response.
         ParameterError: if no module has one of the target names, or the defence lacks what it
             needs.
-        OutputError: if `out` exists already or cannot be written.
+        OutputError: if `out` exists already or cannot be written, a checkpoint cannot, or
+            `.NAME.training` keeps a run of other settings; the hint says what is kept.
     """
+    if os.path.lexists(out):
+        raise OutputError(f"{out} exists already", hint="give the path of a new folder")
+    refuse_unanswered(examples)
     rows = [encode(chat.tokenizer, example, settings.longest) for example in examples]
     if not rows:
         raise ParameterError("there are no rows to train on", hint="check the data set")
     if defence:
         refuse_missing(defence, safety=bool(safety), base=base is not None)
+    identity = identity_of(settings, chat.reference, examples, defence, safety, base)
+    partial = partial_training(out)
+    if discard == "nothing":
+        partial.refuse_other(identity)
+    cut = cut_responses(rows, settings.longest)
+    if cut and say:
+        say(cut)
     set_seed(settings.seed)
-    model = with_lora(chat.model, settings)
-    told = {**asdict(settings), "base": chat.reference, "rows_digest": digest_of(examples)}
-    if defence:
-        told |= _told(defence, safety, base)
-    work = out.with_name(f".{out.name}.training")
-    found = _interrupted(work, told)
-    run = Run(model, chat.tokenizer, settings, examples, safety, base)
-    begun = _begin(defence, run, found)
+    run = Run(with_lora(chat.model, settings), chat.tokenizer, settings, examples, safety, base)
+    found = partial.checkpoint if partial.is_of(identity) and discard != "all" else None
     if found is None:
-        _clear(work, told)
-    trainer = _Trainer(
-        begun,
-        model=model,
-        args=_arguments(work, settings),
-        train_dataset=[
-            {"input_ids": row.ids, "labels": row.labels, "length": len(row.ids)} for row in rows
-        ],
-        data_collator=Collator(chat.tokenizer.pad_token_id),
-        callbacks=[*begun.guard.callbacks, *callbacks],
-    )
-    begun.spent.start()
-    trainer.train(resume_from_checkpoint=str(found) if found else None)
+        partial.clear(identity)
+    try:
+        begun, history = _steps(run, rows, partial, found, defence, callbacks)
+    except BaseException:
+        partial.remove_unless_useful()
+        raise
     card = {
         "recipe": recipe,
         "base": chat.reference,
         "rows": len(rows),
         "rows_digest": digest_of(examples),
+        "cut_rows": sum(row.cut > 0 for row in rows),
         "settings": asdict(settings),
         "seconds": round(begun.spent.seconds, 1),
-        "resumed_from": int(found.name[11:]) if found else None,
-        **_losses(trainer.state.log_history),
+        "resumed_from": partial.step if found else None,
+        **_losses(history),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "machine": machine(),
     }
-    with new_folder(out) as folder:
-        figures = _export(begun.guard, model, folder)
+    with writing(str(out), partial.now), new_folder(out) as folder:
+        figures = _export(begun.guard, run.model, folder)
         if defence:
             card["defence"] = _described(defence, begun, safety, figures)
         peak = begun.spent.peak
         card["peak_mib"] = None if peak is None else round(peak, 1)
         describe(folder, card)
-    shutil.rmtree(work, ignore_errors=True)
+        reset_modes(folder)
+    shutil.rmtree(partial.folder, ignore_errors=True)
     return out
+
+
+def _steps(
+    run: Run,
+    rows: Sequence[Encoded],
+    partial: PartialTraining,
+    found: Path | None,
+    defence: Defence | None,
+    callbacks: Sequence[TrainerCallback],
+) -> tuple[_Begun, Sequence[Mapping[str, float]]]:
+    """Do the steps, from a checkpoint on if one was found; what took how long, and the losses."""
+    begun = _begin(defence, run, found)
+    if found and partial.step == run.settings.steps:  # all that was missing is the output
+        run.model.load_adapter(str(found), NAME, is_trainable=True)
+        return begun, TrainerState.load_from_json(str(found / STATE)).log_history
+    trainer = _Trainer(
+        begun,
+        partial,
+        model=run.model,
+        args=_arguments(partial.folder, run.settings),
+        train_dataset=[
+            {"input_ids": row.ids, "labels": row.labels, "length": len(row.ids)} for row in rows
+        ],
+        data_collator=Collator(run.tokenizer.pad_token_id),
+        callbacks=[*begun.guard.callbacks, *callbacks],
+    )
+    begun.spent.start()
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    return begun, trainer.state.log_history
 
 
 class _Begun(NamedTuple):
@@ -130,8 +171,9 @@ class _Begun(NamedTuple):
 class _Trainer(Trainer):
     """A Trainer that adds a defence's penalty to the loss, and saves what the defence keeps."""
 
-    def __init__(self, begun: _Begun, **named: Any) -> None:
+    def __init__(self, begun: _Begun, partial: PartialTraining, **named: Any) -> None:
         self.begun = begun
+        self.partial = partial
         self.penalty: float | None = None
         super().__init__(**named)
 
@@ -163,8 +205,19 @@ class _Trainer(Trainer):
             key: value.detach().clone().contiguous()
             for key, value in self.begun.guard.kept().items()
         }
-        file = Path(output_dir or str(self.args.output_dir)) / KEPT
+        file = Path(output_dir or str(self.args.output_dir)) / DEFENCE_STATE
         save_file(kept, file, metadata=self.begun.spent.kept())
+
+    def _save_checkpoint(self, *args: Any, **named: Any) -> None:
+        """Save a checkpoint; if that fails, make room again by removing what there is of it."""
+
+        def kept() -> PartialTraining:
+            self.partial.remove_unless_useful()
+            return self.partial.now()
+
+        what = f"the checkpoint of step {self.state.global_step}"
+        with writing(what, kept, RuntimeError):
+            super()._save_checkpoint(*args, **named)
 
 
 def _begin(defence: Defence | None, run: Run, found: Path | None) -> _Begun:
@@ -174,7 +227,7 @@ def _begin(defence: Defence | None, run: Run, found: Path | None) -> _Begun:
         preparing.start()
         guard = defence.begin(run) if defence else Guard()
         return _Begun(guard, Spent(before=preparing.seconds))
-    with safe_open(found / KEPT, framework="pt") as file:
+    with safe_open(found / DEFENCE_STATE, framework="pt") as file:
         saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a mapping
         spent = Spent.from_kept(file.metadata())
     return _Begun(defence.begin(replace(run, saved=saved)) if defence else Guard(), spent)
@@ -185,16 +238,6 @@ def _export(guard: Guard, model: Any, folder: Path) -> Mapping[str, Any]:
         model.save_pretrained(folder, save_embedding_layers=False)
         return {}
     return guard.export(folder)
-
-
-def _told(defence: Defence, safety: Sequence[Example], base: Checkpoint | None) -> dict[str, Any]:
-    """What else must be the same for a run to be continued."""
-    return {
-        "defence": defence.name,
-        "params": params_of(defence),
-        "safety_digest": digest_of(safety) if "safety" in defence.needs else None,
-        "before": str(base.folder.resolve()) if base and "base" in defence.needs else None,
-    }
 
 
 def _described(
@@ -254,23 +297,3 @@ def _arguments(work: Path, settings: Settings) -> TrainingArguments:
         report_to="none",
         dataloader_pin_memory=False,
     )
-
-
-def _interrupted(work: Path, settings: Mapping[str, Any]) -> Path | None:
-    """The last whole checkpoint of an earlier run of the same."""
-    told = work / "settings.json"
-    states = work.glob("checkpoint-*/trainer_state.json")  # the file that is written last
-    checkpoints = sorted((s.parent for s in states), key=lambda path: int(path.name[11:]))
-    same = told.is_file() and told.read_text(encoding="utf-8") == _as_text(settings)
-    return checkpoints[-1] if checkpoints and same else None
-
-
-def _clear(work: Path, settings: Mapping[str, Any]) -> None:
-    """Make an empty folder for a run; what is left of another goes."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    (work / "settings.json").write_text(_as_text(settings), encoding="utf-8")
-
-
-def _as_text(settings: Mapping[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True)

@@ -58,6 +58,7 @@ class Training:
             defence=guard,
             safety=self.safety,
             base=Checkpoint(model_folder(self.base)) if self.base else None,
+            discard="other",  # the study says what is wanted now
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from s3lora.adapter import Adapter
 from s3lora.io import open_adapter
-from s3lora.io.atomic import new_folder, write_file
+from s3lora.io.atomic import new_folder, reset_modes, write_file
 from s3lora.lab.defences.features import safety_rows
 from s3lora.lab.defences.sharpness import PLOT
 from s3lora.lab.models import Chat, load_chat
@@ -119,3 +119,4 @@ def merge(chat: Chat, adapter: Adapter, out: Path) -> None:
     with new_folder(out) as folder:
         chat.model.save_pretrained(folder)
         chat.tokenizer.save_pretrained(folder)
+        reset_modes(folder)
