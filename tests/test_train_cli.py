@@ -192,4 +192,4 @@ def test_a_full_disk_is_an_error_of_ours(words, tmp_path):
     *_, error, hint = told.stderr.splitlines()
     assert error.startswith("error: cannot write the checkpoint of step 20: ")
     assert "no checkpoint is kept: the same call starts anew" in hint
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "own.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.jsonl"]

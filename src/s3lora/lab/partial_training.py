@@ -150,21 +150,23 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 @contextmanager
 def writing(
-    what: str, kept: Callable[[], PartialTraining], *errors: type[Exception]
+    what: str,
+    kept: Callable[[], PartialTraining],
+    errors: tuple[type[Exception], ...] = WRITE_ERRORS,
 ) -> Iterator[None]:
     """Turn a failure to write into an error that says where the same call goes on.
 
     Args:
         what: What is being written.
         kept: What there is to go on from once the failure has happened.
-        errors: What else than `WRITE_ERRORS` is such a failure.
+        errors: What is such a failure.
 
     Raises:
         OutputError: in place of these errors, and of an OutputError that is raised inside.
     """
     try:
         yield
-    except (*WRITE_ERRORS, OutputError, *errors) as error:
+    except (OutputError, *errors) as error:
         partial = kept()
         message = f"cannot write {what}: {_reason(error, partial.folder.parent)}"
         hint = "check free space and permissions"

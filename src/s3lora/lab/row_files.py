@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +157,7 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def fields_of(row: dict[Any, Any]) -> str:
+def fields_of(row: Mapping[Any, Any]) -> str:
     """The names of a row's fields, the first eight of them, for a message."""
     names = [repr(str(name)[:40]) for name in list(row)[:8]]
     return ", ".join(names) + (f" and {len(row) - 8} more" if len(row) > 8 else "")
@@ -190,9 +190,9 @@ def _value(text: str, place: str, *, lines: bool = True) -> Any:
 
 
 def _bounded(rows: Iterator[Row], source: str) -> list[Row]:
-    held = []
+    listed: list[Row] = []
     for row in rows:
-        if len(held) == MAX_ROWS:
+        if len(listed) == MAX_ROWS:
             raise DataError(f"{source} has more than {MAX_ROWS} rows", hint="give fewer rows")
-        held.append(row)
-    return held
+        listed.append(row)
+    return listed

@@ -25,6 +25,7 @@ from s3lora.lab.models import Chat
 from s3lora.lab.partial_training import (
     DEFENCE_STATE,
     STATE,
+    WRITE_ERRORS,
     PartialTraining,
     identity_of,
     partial_training,
@@ -216,7 +217,7 @@ class _Trainer(Trainer):
             return self.partial.now()
 
         what = f"the checkpoint of step {self.state.global_step}"
-        with writing(what, kept, RuntimeError):
+        with writing(what, kept, (*WRITE_ERRORS, RuntimeError)):
             super()._save_checkpoint(*args, **named)
 
 
