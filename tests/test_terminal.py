@@ -115,6 +115,28 @@ def test_it_reads_well_at_any_width(width, here):
     assert max(map(len, text.splitlines())) <= width
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+@pytest.mark.parametrize("name", ["scan", "scan-low", "findings", "plan", "rank", "compare"])
+def test_no_figure_is_cut_at_any_width(name, width, here):
+    wide, text = (run(*SESSIONS[name], COLUMNS=str(columns)) for columns in (300, width))
+    assert max(map(len, text.splitlines())) <= width
+    assert figures_of(text) == figures_of(wide)
+
+
+def figures_of(text: str) -> list[str]:
+    """The numbers with decimals in a text, sorted; those of a module's name have none."""
+    return sorted(re.findall(r"(?<![\w.])[-+]?\d+\.\d+(?:e[-+]\d+)?(?![\w.])", text))
+
+
+def test_baselines_are_shown_and_not_averaged_in(here):
+    text = run("rank", "example", "-m", "s3lora", "-m", "random", "-m", "last-layers")
+    assert "(random and last-layers left out)" in " ".join(text.split())
+    rows = [line.split() for line in text.splitlines() if line.startswith("model.layers.")]
+    assert [int(row[1]) for row in rows[:15]] == list(range(1, 16))
+    alone = run("rank", "example", "-m", "random", "-m", "last-layers")
+    assert "left out" not in alone
+
+
 def test_no_color_and_a_pipe_get_shades(here):
     piped = run("scan", "example")
     without = run("scan", "example", FORCE_COLOR="1", TERM="xterm-256color", NO_COLOR="1")

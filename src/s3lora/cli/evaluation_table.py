@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.text import Text
 from s3lora.lab.evaluate import Difference, Evaluation, State
 from s3lora.lab.evaluation_figures import Block
 from s3lora.lab.metrics.intervals import Figure
+from s3lora.report.escape import printable
 from s3lora.report.lines import Lines
 
 if TYPE_CHECKING:
@@ -50,8 +52,10 @@ SUITE_HEADINGS: dict[Block, str] = {
     "cost": "Cost of a harmless task, by role",
 }
 NONE = "–"
-WIDE = 100
-"""From which width on three states fit with their intervals on one line."""
+NARROWEST = 15
+"""Width of a state's column at least, in characters."""
+UNBOUNDED = 10_000
+"""A width that every table fits in."""
 LARGE = 1000.0
 """From which on numbers are shown without decimals."""
 
@@ -114,11 +118,8 @@ def _show_block(states: Sequence[State], block: Block, about: str, lines: Lines)
         return
     lines.say("")
     lines.say(about, style="bold")
-    grid = _grid([state.name for state in states])
-    for key in keys:
-        figures = [_figure_of(state, key) for state in states]
-        grid.add_row(*_row(key, figures, lines.console.width))
-    lines.console.print(grid)
+    rows = {key: [_figure_of(state, key) for state in states] for key in keys}
+    _show_rows([state.name for state in states], rows, lines)
 
 
 def _show_differences(differences: Sequence[Difference], lines: Lines) -> None:
@@ -131,11 +132,35 @@ def _show_differences(differences: Sequence[Difference], lines: Lines) -> None:
             continue
         lines.say("")
         lines.say(f"Differences in {label}, paired by prompt", style="bold")
-        grid = _grid([f"{a} − {b}" for a, b in pairs])
-        for key in keys:
-            figures = [_figure_in(told.get((*pair, key))) for pair in pairs]
-            grid.add_row(*_row(key, figures, lines.console.width, sign="+"))
-        lines.console.print(grid)
+        rows = {key: [_figure_in(told.get((*pair, key))) for pair in pairs] for key in keys}
+        _show_rows([f"{a} − {b}" for a, b in pairs], rows, lines, sign="+")
+
+
+def _show_rows(
+    heads: Sequence[str],
+    rows: Mapping[str, Sequence[Figure | None]],
+    lines: Lines,
+    sign: str = "-",
+) -> None:
+    """A table with a column for each head, so laid out that no figure or interval is cut.
+
+    Where the width is too small, intervals go below their figures, and then the columns that do
+    not fit go into a further table.
+    """
+    console, start = lines.console, 0
+    whole = console.options.update(width=UNBOUNDED)
+    while start < len(heads):
+        layouts = ((stop, joint) for stop in range(len(heads), start, -1) for joint in " \n")
+        for stop, joint in layouts:
+            part = slice(start, stop)
+            cut = {key: figures[part] for key, figures in rows.items() if any(figures[part])}
+            grid = _grid(heads[part], cut, joint, sign)
+            if console.measure(grid, options=whole).maximum <= console.width:
+                break
+        if start:
+            lines.say("")
+        console.print(grid)
+        start = stop
 
 
 def _figure_of(state: State, key: str) -> Figure | None:
@@ -155,24 +180,28 @@ def _keys(states: Iterable[State], block: Block) -> list[str]:
     )
 
 
-def _grid(heads: Sequence[str]) -> Table:
+def _grid(
+    heads: Sequence[str], rows: Mapping[str, Sequence[Figure | None]], joint: str, sign: str
+) -> Table:
+    cells = [_row(key, figures, joint, sign) for key, figures in rows.items()]
     grid = Table(box=None, pad_edge=False, header_style="dim")
-    grid.add_column("", no_wrap=True, min_width=20)
+    grid.add_column("", overflow="fold", min_width=20)
     grid.add_column("n", justify="right", no_wrap=True)
-    for head in heads:
-        grid.add_column(head, no_wrap=True, min_width=15)
+    for at, head in enumerate(heads, 2):
+        widest = max((len(line) for row in cells for line in row[at].split("\n")), default=0)
+        folded = fill(printable(head), max(widest, NARROWEST))
+        grid.add_column(Text(folded), no_wrap=True, min_width=NARROWEST)
+    for row in cells:
+        grid.add_row(*row)
     return grid
 
 
-def _row(
-    key: str, figures: Sequence[Figure | None], width: int, sign: str = "-"
-) -> tuple[str | Text, ...]:
+def _row(key: str, figures: Sequence[Figure | None], joint: str, sign: str) -> tuple[str, ...]:
     """Name, n, and a cell for each state."""
     known = [figure for figure in figures if figure]
     counts = sorted({figure.n for figure in known})
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     name = NAMES.get(key, known[0].name) + ARROWS[known[0].better]
-    joint = "\n" if len(figures) > 2 and width < WIDE else " "
     return (name, n, *(_cell(figure, joint, sign) for figure in figures))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import fill
 
 from rich.console import Console
 from rich.table import Table
@@ -18,8 +19,14 @@ from s3lora.scores import ScoreTable
 
 SHOWN = 15
 """How many modules are shown without -v."""
-COLUMN = 17
-"""About how wide a method's place and score are, in characters."""
+CELL = 15
+"""How wide a method's place and score are at most, in characters."""
+GAP = 2
+"""Between two columns."""
+FEWEST = 20
+"""Room for the names, in characters, before a method goes into a table of its own."""
+BASELINES = frozenset(("random", "last-layers"))
+"""Methods that look at no number of the adapter: to compare with, not to be averaged in."""
 
 Named = tuple[str, ScoreTable]
 """A method's label, and its table."""
@@ -33,9 +40,12 @@ def show(ranking: Ranking, console: Console, *, verbose: bool = False) -> None:
     lines.say(ranking.ref)
     if verbose:
         lines.say(f"sha256 {ranking.source.sha256}", style="dim")
-    names = _by_mean_place(ranking.tables)
+    judging = [table for table in ranking.tables if table.method not in BASELINES]
+    names = _by_mean_place(judging or ranking.tables, ranking.tables)
     shown = names if verbose else names[:SHOWN]
-    lines.say("Place and score by each method, the lowest mean place first.")
+    without = [table.method for table in ranking.tables if table.method in BASELINES]
+    but = f" ({' and '.join(dict.fromkeys(without))} left out)" if judging and without else ""
+    lines.say(f"Place and score by each method, the lowest mean place first{but}.")
     named = tuple(zip(ranking.labels, ranking.tables, strict=True))
     for block in _blocks(named, console.width, shown):
         lines.say("")
@@ -53,21 +63,28 @@ def show(ranking: Ranking, console: Console, *, verbose: bool = False) -> None:
         console.print(_matrix(ranking))
 
 
-def _by_mean_place(tables: Sequence[ScoreTable]) -> list[ModuleName]:
-    """All modules that some method scored, the lowest mean place first."""
+def _by_mean_place(judging: Sequence[ScoreTable], tables: Sequence[ScoreTable]) -> list[ModuleName]:
+    """All modules that some method scored, the lowest mean place first.
+
+    Args:
+        judging: The methods whose places are averaged.
+        tables: All methods; a module that only others scored comes last.
+    """
     found: dict[ModuleName, list[int]] = {}
-    for table in tables:
+    for table in judging:
         for name, place in places(table).items():
             found.setdefault(name, []).append(place)
-    return sorted(found, key=lambda name: (sum(found[name]) / len(found[name]), natural_key(name)))
+    rest = {name for table in tables for name in places(table)} - found.keys()
+    ordered = sorted(found, key=lambda n: (sum(found[n]) / len(found[n]), natural_key(n)))
+    return [*ordered, *sorted(rest, key=natural_key)]
 
 
 def _blocks(
     tables: Sequence[Named], width: int, names: Sequence[ModuleName]
 ) -> Iterator[Sequence[Named]]:
     """As many methods at a time as fit beside the names."""
-    room = width - max((len(name) for name in names), default=0)
-    count = max(1, room // COLUMN)
+    longest = max((len(name) for name in names), default=0)
+    count = max(1, (width - min(longest, max(FEWEST, width // 2))) // (CELL + GAP))
     for start in range(0, len(tables), count):
         yield tables[start : start + count]
 
@@ -77,7 +94,8 @@ def _places(tables: Sequence[Named], names: Sequence[ModuleName]) -> Table:
     grid.add_column("module", overflow="fold")
     columns = []
     for label, table in tables:
-        grid.add_column(Text(printable(label)), justify="right")
+        head = fill(printable(label), CELL) or " "
+        grid.add_column(Text(head), justify="right", no_wrap=True)
         values = {score.module: score.value for score in table.scores}
         columns.append((places(table), values))
     for name in names:
