@@ -38,7 +38,9 @@ SEED = int(os.environ.get("PEFT_AGREEMENT_SEED", "0"))
 def same_update(adapter: Adapter, name: str, update: Update) -> bool:
     """Whether s3lora reads the update that PEFT applies."""
     slot = adapter.slots[name]
-    if slot.rank != update.rank or not np.isclose(slot.scaling, update.scaling, rtol=1e-6, atol=0):
+    if slot.rank != len(update.A) or not np.isclose(
+        slot.scaling, update.scaling, rtol=1e-6, atol=0
+    ):
         return False
     if slot.unscored:
         return same_factors(adapter, slot, update)

@@ -153,6 +153,7 @@ DISGUISED: dict[str, tuple[str, tuple[int, ...], dict[str, Any], str]] = {
         SEQ | SAVED,
         "high",
     ),
+    "a parameter of experts": ("model/mlp/experts/down_proj_bias", (3, 6), {}, "high"),
     "what is in a wrapper": ("score/modules_to_save/default/weight", (2, 6), SEQ | SAVED, "medium"),
     "the base below an announced head": ("score/base_layer/weight", (2, 6), SEQ | SAVED, "medium"),
 }
@@ -225,6 +226,22 @@ ABSENCES: dict[str, tuple[Tensors, dict[str, Any], list[str]]] = {
         ["task_type"],
     ),
     "rows of tokens": ({}, {"trainable_token_indices": [1]}, ["trainable_token_indices"]),
+    "a head that only ends alike": (
+        payload(**{"pre_classifier/weight": (6, 6)}),
+        SEQ | SAVED,
+        ["task_type"],
+    ),
+    "the weight beside a bias": (
+        SCORE | payload(**{"score/bias": (2,), "pre_classifier/bias": (6,)}),
+        SEQ | SAVED,
+        ["pre_classifier"],
+    ),
+    "a target below what is saved": (
+        payload(**{"projector/linear/weight": (6, 6)}),
+        {"modules_to_save": ["projector"], "target_modules": ["q_proj", "v_proj", "linear"]},
+        [],
+    ),
+    "a parameter among the modules": ({}, {"target_modules": ["q_proj", "v_proj", "weight"]}, []),
 }
 
 

@@ -71,7 +71,8 @@ def adapter_from(
     matcher = Matcher()
     groups, odd_keys = group_tensors(parsed, _stacks(config, parsed, matcher))
     carried = list(dict.fromkeys(group.target for group in groups))
-    resolved = resolve(config, carried, matcher)
+    payload = Payload(others, tensors.infos, config)
+    resolved = resolve(config, carried, matcher, saved=payload.saved_modules)
     embedded = [group.target for group in groups if group.embedding]
     settings = setting_findings(config, frozenset(carried), embedded)
     rows = [*findings, *odd_keys, *_few(resolved.findings), *_few(settings)]
@@ -85,7 +86,7 @@ def adapter_from(
             raise AdapterError(f"{tensors.path} stacks more than {MAX_TENSORS} experts", hint=HINT)
         for name, one in _unstacked(group, slot):
             rows += _add(slots, name, one)
-    rows += Payload(others, tensors.infos, config, paths).findings()
+    rows += payload.findings(paths)
     rows.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Adapter(ref, config.raw, by_name(slots), tensors, tuple(rows))
 
@@ -130,7 +131,9 @@ def _slot(
     if not tied and not _targeted(group, infos, config, resolved):
         text = "the config does not target it: PEFT leaves it out, vLLM and llama.cpp apply it"
         findings.append(Finding("untargeted-module", "high", name, text))
-    fault = _missing(group) or _misshapen(group, infos[keys[0]].shape, infos[keys[1]].shape, rank)
+    fault = _missing(group) or _misshapen(
+        group, infos[keys[0]].shape, infos[keys[1]].shape, rank, cut=config.rebased
+    )
     target = "" if group.target == name else group.target
     parameter = name if group.stacked else ""
     if fault:
@@ -191,8 +194,13 @@ def _missing(group: Group) -> Finding | None:
     return None
 
 
-def _misshapen(group: Group, A: tuple[int, ...], B: tuple[int, ...], rank: int) -> Finding | None:
-    """Whether the shapes of the factors contradict each other or the config."""
+def _misshapen(
+    group: Group, A: tuple[int, ...], B: tuple[int, ...], rank: int, *, cut: bool
+) -> Finding | None:
+    """Whether the shapes of the factors contradict each other or the config.
+
+    Factors that are cut out of the base weights have at most the rank of these.
+    """
     shown = f"A {list(A)} and B {list(B)}"
     if len(A) < 2 or len(B) < 2 or 0 in A or 0 in B:
         text = f"{shown} hold no factors: a partitioned (ZeRO-3) save that was not gathered"
@@ -200,6 +208,8 @@ def _misshapen(group: Group, A: tuple[int, ...], B: tuple[int, ...], rank: int) 
     if not _fit(A, B, flat=group.stacked or group.embedding):
         text = f"the shapes of {shown} do not fit each other"
         return Finding("shape-mismatch", "high", group.name, text)
+    if cut and not group.stacked and len(A) == 2:
+        rank = min(rank, A[1], B[0])
     if A[0] % rank if group.stacked else A[0] != rank:
         text = f"{shown} have rank {A[0]}, the config says {rank}"
         return Finding("shape-mismatch", "high", group.name, text)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from s3lora.adapter import Slot
 from s3lora.findings import Finding
-from s3lora.io.peft_config import PeftConfig
+from s3lora.io.peft_config import TASK_HEADS, PeftConfig
 from s3lora.io.peft_keys import PREFIX
 from s3lora.io.safetensors import TensorInfo
 
@@ -30,9 +30,19 @@ HEADS: dict[str, frozenset[str]] = {
 }
 """What the heads of a type of task are called."""
 ANY_HEAD = frozenset().union(*HEADS.values())
+EITHER_HEAD = frozenset().union(*TASK_HEADS.values())
+"""What PEFT calls heads whatever the model has: of those that it names, a model has one."""
+
+WRAPPER = frozenset(("modules_to_save", "original_module"))
+"""What a saved module's wrapper in PEFT calls its two copies; neither is in the keys of a save."""
+
+IGNORED = ("lora_", "hada_", "lokr_", "oft_", "boft_", "vera_", "ia3_", "ada_", "inv_freq")
+"""How the last part of a name begins that no parameter of a base model has: what other methods of
+PEFT save, and a buffer that older models of transformers saved."""
 
 REPLACES = "PEFT loads it over the base model's own weights"
 UNANNOUNCED = f"{REPLACES}, and nothing announces it"
+ITS_NAME = "PEFT loads it over the base model's parameter of that name, and nothing announces it"
 UNKNOWN = "no known layout explains it"
 SAVED = "replaces weights of the base model; modules_to_save announces it"
 HEAD = "replaces weights of the base model; the head that this task needs, as the config announces"
@@ -75,17 +85,13 @@ class Payload:
         keys: The tensors that are not LoRA.
         infos: Every tensor of the file.
         config: The validated config.
-        slots: What PEFT adapts, by the name that it has in keys.
     """
 
     def __init__(
-        self,
-        keys: Collection[str],
-        infos: Mapping[str, TensorInfo],
-        config: PeftConfig,
-        slots: Mapping[str, Slot],
+        self, keys: Collection[str], infos: Mapping[str, TensorInfo], config: PeftConfig
     ) -> None:
-        self._keys, self._infos, self._config, self._slots = keys, infos, config, slots
+        self._keys, self._infos, self._config = keys, infos, config
+        self._slots: Mapping[str, Slot] = {}
         saved = SavedModules(config.saved)
         self._saved = {key: module for key in keys if (module := saved.holding(_owner(key)))}
         self._resized = self._vocabulary_resized()
@@ -93,8 +99,18 @@ class Payload:
         self._rows = tuple(indices) if isinstance(indices, dict) else ("",)
         self._announces_rows = indices is not None and indices is not False
 
-    def findings(self) -> Iterator[Finding]:
-        """One for each tensor, and one for each thing that the config announces in vain."""
+    @property
+    def saved_modules(self) -> frozenset[str]:
+        """The modules of the base model that are in the file because `modules_to_save` says so."""
+        return frozenset(map(_owner, self._saved))
+
+    def findings(self, slots: Mapping[str, Slot]) -> Iterator[Finding]:
+        """One for each tensor, and one for each thing that the config announces in vain.
+
+        Args:
+            slots: What has factors, by the name that it has in keys.
+        """
+        self._slots = slots
         for key in self._keys:
             yield self._finding(key)
         yield from self._missing()
@@ -103,6 +119,9 @@ class Payload:
         rule, pieces = "base-weight-payload", key.removeprefix(PREFIX).split(".")
         leaf, wrapped = pieces[-1], "base_layer" in pieces
         if "original_module" in pieces:
+            every = leaf == "bias" and self._config.raw.get("bias") == "all"
+            if every:  # PEFT saves each bias in the model then
+                return Finding(rule, "medium", key, BIAS)
             return Finding(rule, "high", key, UNANNOUNCED)
         if leaf == "trainable_tokens_delta":
             return self._token_rows(key)
@@ -116,13 +135,20 @@ class Payload:
         if leaf == "bias" and (bias == "all" or (bias == "lora_only" and self._adapted(key))):
             usual = self._adapted(key) and wrapped and len(self._infos[key].shape) == 1
             return Finding(rule, "low" if usual else "medium", key, BIAS)
+        return self._unannounced(key, pieces)
+
+    def _unannounced(self, key: str, pieces: list[str]) -> Finding:
+        """A tensor that nothing explains, or only half."""
+        rule, leaf = "base-weight-payload", pieces[-1]
         if key in self._saved:
             return Finding(rule, "medium", key, SAVED)
         if leaf in ("weight", "bias") and self._embedding(pieces):
             return Finding(rule, "medium", key, RESIZED)
-        if leaf in ("weight", "bias") or wrapped:
+        if leaf in ("weight", "bias") or "base_layer" in pieces:
             return Finding(rule, "high", key, UNANNOUNCED)
-        return Finding("unknown-tensor", "medium", key, UNKNOWN)
+        if leaf.startswith(IGNORED) or not key.startswith(PREFIX):
+            return Finding("unknown-tensor", "medium", key, UNKNOWN)
+        return Finding(rule, "high", key, ITS_NAME)
 
     def _announced(self, key: str) -> Finding:
         """A tensor of a module that `modules_to_save` or the task names."""
@@ -183,18 +209,25 @@ class Payload:
     def _missing(self) -> Iterator[Finding]:
         """What the config announces and the file does not carry: PEFT refuses to load that."""
         ends = "but the file carries no such tensor: PEFT refuses to load it"
-        whole = (key for key in self._saved if "modules_to_save" not in key.split("."))
+        whole = [key for key in self._saved if WRAPPER.isdisjoint(key.split("."))]
         carried = sorted({self._saved[key][::-1] for key in whole})
-        absent = [name for name in sorted(self._config.saved) if not _ends_any(carried, name)]
-        heads = self._config.saved & ANY_HEAD  # of the two that PEFT names, a model has one
-        headless = heads.issubset(absent)
+        ends_in = {module[::-1].rpartition(".")[2] for module in carried}
+        heads = self._config.saved & EITHER_HEAD
+        headless = heads.isdisjoint(ends_in)
         if self._config.heads and headless:
             text = f"the task needs one ({', '.join(self._config.heads)}), {ends}"
             yield Finding("missing-module", "medium", "task_type", text)
-        for name in absent:
-            if name not in heads or (headless and not self._config.heads):
+        for name in sorted(self._config.saved):
+            if not _ends_any(carried, name) and (
+                name not in heads or (headless and not self._config.heads)
+            ):
                 text = f"modules_to_save names it, {ends} if the base model has it"
                 yield Finding("missing-module", "medium", name, text)
+        for key in whole:
+            owner, _, leaf = key.rpartition(".")
+            if leaf == "bias" and f"{owner}.weight" not in self._infos:
+                text = f"modules_to_save names it, {ends.replace('such tensor', 'weight of it')}"
+                yield Finding("missing-module", "medium", owner.removeprefix(PREFIX), text)
         delta = ".trainable_tokens_delta"
         if self._announces_rows and not any(key.endswith(delta) for key in self._keys):
             text = f"it announces rows of an embedding, {ends}"

@@ -23,6 +23,10 @@ _T = TypeVar("_T")
 OUTPUT_LAYERS = ("lm_head", "embed_out")
 """What output layers of language models are called: `all-linear` leaves them out."""
 
+PARAMETERS = ("weight", "bias")
+"""No module is called so; PEFT leaves the words in `target_modules` where it turns an expression
+into parameters of experts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -41,7 +45,10 @@ class Resolved:
 
 
 def resolve(
-    config: PeftConfig, names: Sequence[ModuleName], matcher: Matcher | None = None
+    config: PeftConfig,
+    names: Sequence[ModuleName],
+    matcher: Matcher | None = None,
+    saved: Collection[str] = (),
 ) -> Resolved:
     """Ask the config for the rank, scale and targeting of every module at once.
 
@@ -50,6 +57,7 @@ def resolve(
         names: The modules as the config knows them: of a stack of experts the parameter, of the
             output projection of an `nn.MultiheadAttention` the attention itself.
         matcher: One in use already, whose time the patterns then share.
+        saved: The modules that the file has because of `modules_to_save`, which are not adapted.
 
     Raises:
         AdapterError: if the patterns are invalid or take too long.
@@ -72,7 +80,7 @@ def resolve(
             _ending_in(config.parameters, names) | (chosen - _left_out(config, names, matcher))
         ),
         dead=frozenset(dead),
-        findings=(*_dead_patterns(dead), *_missing_targets(config, names, chosen, matcher)),
+        findings=(*_dead_patterns(dead), *_missing_targets(config, names, chosen, matcher, saved)),
     )
 
 
@@ -151,7 +159,11 @@ def _dead_patterns(keys: Iterable[str]) -> list[Finding]:
 
 
 def _missing_targets(
-    config: PeftConfig, names: Sequence[ModuleName], chosen: Collection[str], matcher: Matcher
+    config: PeftConfig,
+    names: Sequence[str],
+    chosen: Collection[str],
+    matcher: Matcher,
+    saved: Collection[str],
 ) -> list[Finding]:
     """What `target_modules` and `target_parameters` name and the file does not carry."""
 
@@ -162,17 +174,16 @@ def _missing_targets(
     targets = () if isinstance(config.targets, str) else config.targets or ()
     wanted = frozenset((*targets, *config.parameters))
     carried = {ending for name in names for ending in endings(name) if ending in wanted}
-    absent = [ModuleName(target) for target in targets if target not in carried]
-    explained = _explained(config, absent, matcher)
+    absent = [target for target in targets if target not in carried]
+    whole = {ending for name in saved for ending in endings(name)}
+    explained = whole.union(PARAMETERS, _explained(config, absent, matcher))
     rows = [missing(target, "target_modules") for target in absent if target not in explained]
     if isinstance(config.targets, str) and not chosen and not config.every_linear:
         rows.append(missing(config.targets, "target_modules"))
     return rows + [missing(p, "target_parameters") for p in config.parameters if p not in carried]
 
 
-def _explained(
-    config: PeftConfig, absent: Sequence[ModuleName], matcher: Matcher
-) -> Collection[str]:
+def _explained(config: PeftConfig, absent: Sequence[str], matcher: Matcher) -> Collection[str]:
     """The targets that the file rightly lacks, or may: the config takes them out again.
 
     Which modules end in a target is the base model's to say. Where `exclude_modules` is an
