@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Many small factorisations: one BLAS thread is faster than several.
 export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: demo test lint bench evidence clean
+.PHONY: demo test test-numerics lint bench evidence clean
 
 demo: .venv/.core
 	rm -rf demo-out
@@ -16,6 +16,11 @@ test: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# The tests that compare results in floating point, under the kernels of older processors and the
+# machine's own.
+test-numerics: .venv/.test
+	$(BIN)/python tests/numerics.py
 
 lint: .venv/.test
 	$(BIN)/ruff check --fix .

@@ -135,13 +135,15 @@ def test_a_merged_checkpoint_answers_as_the_adapter_does(adapter, tmp_path):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from tolerances import apart
+
     done("lab", "model", "tiny", "-o", tmp_path / "tiny")
     done("lab", "merge", adapter, "--model", "tiny", "-o", tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
     beside = PeftModel.from_pretrained(loaded, str(adapter))
     ids = torch.arange(20)[None]
-    torch.testing.assert_close(merged(ids).logits, beside(ids).logits, rtol=0, atol=1e-5)
+    assert apart(beside, merged, lambda model: model(ids).logits) <= 1
 
 
 def test_the_gate_ranks_all_modules(adapter, rows):

@@ -32,6 +32,7 @@ from s3lora.lab.study.workshop import merge
 from s3lora.lab.train import Collator, Settings, train
 from s3lora.lab.training_card import describe
 from schemas import check
+from tolerances import forward_tolerance, product_tolerance
 
 train_module = import_module("s3lora.lab.train")  # the name in s3lora.lab is that of the function
 
@@ -459,10 +460,11 @@ def test_the_loss_falls_on_rows_that_can_be_learned_by_heart(tmp_path):
 
     with model.disable_adapter():
         before = loss(model)
+        spare = forward_tolerance(model, loss)
     after = loss(model)
     card = json.loads((out / "training.json").read_text())
     assert before > 5
-    assert card["losses"][0] == pytest.approx(before, abs=1e-3)
+    assert card["losses"][0] == pytest.approx(before, abs=spare)
     assert after < 0.5 * before
     assert card["losses"][-1] == pytest.approx(after, rel=0.2)
 
@@ -478,7 +480,8 @@ def test_the_adapter_is_one_for_peft_and_for_s3lora(adapter):
         layer = model.get_submodule(f"base_model.model.{name}")
         wanted = layer.get_delta_weight("default").detach().numpy()
         assert module.scaling == 16 / 2
-        np.testing.assert_allclose(module.scaling * module.B @ module.A, wanted, atol=1e-6)
+        found, bound = module.scaling * module.B @ module.A, product_tolerance(module.B, module.A)
+        assert (np.abs(found - wanted) <= module.scaling * bound).all()
         assert np.abs(wanted).max() > 0
     assert sorted(path.name for path in adapter.iterdir()) == [
         "README.md", "adapter_config.json", "adapter_model.safetensors", "training.json",

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from dense import lower_median
 from s3lora.linalg import singular_values, spectrum_summary, thin_svd, weighted_median
 
+pytestmark = pytest.mark.numerics
+
 SHAPES = [(40, 30, 4), (30, 40, 4), (9, 200, 8), (200, 9, 8), (5, 6, 8), (64, 64, 1)]
 
 

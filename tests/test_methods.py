@@ -15,6 +15,8 @@ from s3lora.mas_svd import _leading, mas_svd
 from s3lora.methods import TableMethod, make_method, method_class, method_names, params_of
 from s3lora.scores import ScoreTable, Skipped
 
+pytestmark = pytest.mark.numerics
+
 METHODS = method_names()
 FOLLOWS_SCALE = {"magnitude", "splora"}
 BESIDE_THE_WEIGHTS = {"lox-ratio", "intruder"}  # what they say depends on the size beside W

@@ -25,6 +25,8 @@ from s3lora.methods.rows import hoyer
 from s3lora.scan import scan
 from s3lora.scores import Skipped
 
+pytestmark = pytest.mark.numerics
+
 SHAPES = [(24, 16, 4), (16, 24, 4), (20, 20, 6), (40, 8, 8)]
 
 
