@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -36,7 +38,28 @@ def refused(*words: str | Path) -> tuple[str, str]:
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     *_, error, hint = result.stderr.splitlines()
+    missing = set(OPTION.findall(hint)) - options_of(hint.split(), list(map(str, words)))
+    assert not missing, f"the hint names options that do not exist: {missing}"
     return error.removeprefix("error: "), hint.removeprefix("hint: ")
+
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+def options_of(*calls: list[str]) -> set[str]:
+    """The options of all commands that begin these calls, `s3lora` in front or not."""
+    found: set[str] = set()
+    for words in calls:
+        for at in range(len(words)):
+            command: click.Command = cli
+            for word in words[at:]:
+                inner = command.commands.get(word) if isinstance(command, click.Group) else None
+                if inner is None:
+                    break
+                command = inner
+            if command is not cli:
+                found |= {option for param in command.params for option in param.opts}
+    return found | {"--help"}
 
 
 def write_rows(folder: Path, harmful: int = 520, harmless: int = 700) -> list[str]:

@@ -71,6 +71,17 @@ def test_a_model_is_written(tmp_path):
     assert "exists already" in error
 
 
+def test_no_hint_names_an_option_of_another_command(adapter, tmp_path):
+    (tmp_path / "out").mkdir()
+    out = ("-o", tmp_path / "out")
+    for words in (("lab", "model", "tiny"), ("lab", "merge", adapter, "--model", "tiny"),
+                  ("train", "--model", "tiny", "--recipe", "identity")):  # fmt: skip
+        error, hint = refused(*words, *out)
+        assert "exists already" in error
+        assert "--force" not in hint
+    assert "--force" in refused("prune", adapter, "--top-k", "1", *out)[1]
+
+
 def test_the_data_sets_are_listed_and_none_is_downloaded():
     told = done("lab", "data").stdout.splitlines()
     assert "advbench        harmful       –  MIT         pyrit" in told

@@ -8,9 +8,14 @@ import json
 import os
 import random
 import sys
+import threading
+import traceback
 import types
+from base64 import b64encode
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -25,7 +30,7 @@ from lab_material import (
     write_jsonl,
 )
 from s3lora.errors import DataError, ParameterError
-from s3lora.lab import recipes, row_files
+from s3lora.lab import packages, recipes, row_files
 from s3lora.lab.catalog import CATALOG
 from s3lora.lab.data import (
     PROMPT_FIELDS,
@@ -119,8 +124,100 @@ def test_an_index_in_a_folder(cache, tmp_path, monkeypatch):
 
 def test_an_index_that_is_no_address_is_refused(cache, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "ftp://example.org/simple")
-    with pytest.raises(DataError, match="is no web address"):
+    with pytest.raises(DataError, match="is not a web address"):
         fetch(THINGS)
+
+
+class Guarded(SimpleHTTPRequestHandler):
+    """An index that asks for a user and password; the files are on another host."""
+
+    seen: ClassVar[list[tuple[str, str | None]]] = []
+    elsewhere = ""
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.seen.append((self.path, self.headers["Authorization"]))
+        if self.path == "/moved/" + FILE:
+            self.send_response(302)
+            self.send_header("Location", f"{self.elsewhere}/files/{FILE}")
+            self.end_headers()
+            return
+        allowed = self.headers["Authorization"] == "Basic " + b64encode(b"me:se/cret").decode()
+        self.send_response(200 if allowed else 401)
+        self.end_headers()
+        if allowed:
+            self.wfile.write(f'<a href="/moved/{FILE}">x</a>'.encode())
+
+
+def test_a_password_goes_to_the_index_alone(cache, tmp_path, monkeypatch):
+    seen: list[tuple[str, str | None]] = []
+    handler = type("Handler", (Guarded,), {"seen": seen})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        with served(write_index(tmp_path / "web", "things", {FILE: CONTENT})) as (files, asked):
+            handler.elsewhere = files
+            address = f"127.0.0.1:{server.server_port}/simple"
+            monkeypatch.setenv("PIP_INDEX_URL", f"http://me:se%2Fcret@{address}")
+            assert fetch(THINGS).read_bytes() == CONTENT
+            assert [line.split()[1] for line in asked] == [f"/files/{FILE}"]
+            monkeypatch.setenv("PIP_INDEX_URL", f"http://me:hidden@{address}?token=hidden")
+            with pytest.raises(DataError, match="401") as caught:
+                fetch(replace(THINGS, file="other.whl"))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert [path for path, _ in seen[:2]] == ["/simple/things/", f"/moved/{FILE}"]
+    assert "hidden" not in str(caught.value) + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "http://me:hidden@127.0.0.1:9/simple",
+        "http://me:hid/hidden@127.0.0.1:9/simple",
+        "http://me:hidden@[bad/simple",
+        "http://me:hidden@127.0.0.1:port/simple",
+        "http://127.0.0.1:9/simple?token=hidden",
+        "ftp://me:hidden@127.0.0.1/simple",
+    ],
+)
+def test_no_error_prints_a_password_of_the_index(cache, monkeypatch, index):
+    monkeypatch.setenv("PIP_INDEX_URL", index)
+    with pytest.raises(DataError) as caught:
+        fetch(THINGS)
+    text = "".join(traceback.format_exception(caught.value))
+    assert "hidden" not in str(caught.value) + caught.value.hint
+    assert "hidden" not in text
+
+
+def test_downloads_are_bounded_and_shown(cache, index, monkeypatch):
+    sizes: list[tuple[str, int, int | None]] = []
+    token = packages.watched.set(lambda *seen: sizes.append(seen))
+    fetch(THINGS)
+    packages.watched.reset(token)
+    assert sizes == [(FILE, len(CONTENT), len(CONTENT))]
+    (cache / FILE).unlink()
+    monkeypatch.setattr(packages, "MAX_ARCHIVE", len(CONTENT) - 1)
+    with pytest.raises(DataError, match="from the index has more than"):
+        fetch(THINGS)
+    assert kept_in(cache) == []
+    monkeypatch.setattr(packages, "MAX_PAGE", 10)
+    with pytest.raises(DataError, match=r"the page of things in the index .* has more than 10"):
+        fetch(THINGS)
+
+
+def test_a_page_from_elsewhere_names_no_file_of_this_machine(cache, tmp_path, monkeypatch):
+    web = write_index(tmp_path / "web", "things", {})
+    (tmp_path / FILE).write_bytes(CONTENT)
+    link = f'<a href="{(tmp_path / FILE).as_uri()}">x</a>'
+    (web / "simple/things/index.html").write_text(link)
+    with served(web) as (address, _):
+        monkeypatch.setenv("PIP_INDEX_URL", f"{address}/simple")
+        with pytest.raises(DataError, match="has no things"):
+            fetch(THINGS)
 
 
 def test_members_of_wheels_and_source_archives(cache):

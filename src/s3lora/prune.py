@@ -62,7 +62,8 @@ def apply(
     source = ref if ref.is_dir() else ref.parent
     source_card = read_card(source)
     _check_policy(plan, table, policy)
-    with new_folder(folder, replace=force, private_as=source) as partial:
+    taken = "give a new path, or --force to move the old folder aside"
+    with new_folder(folder, replace=force, private_as=source, hint=taken) as partial:
         write_adapter(adapter, plan.edits, partial, fold_scale=plan.fold_scale)
         written = open_adapter(partial)
         check(adapter, plan.edits, written, exact=not plan.fold_scale)

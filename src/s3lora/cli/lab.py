@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from warnings import catch_warnings, simplefilter
 import click
 
 from s3lora.cli.options import ADAPTER, out_path
+from s3lora.cli.progress import Meter
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
 
@@ -61,7 +64,8 @@ def needing_lab() -> Iterator[None]:
         if find_spec(name) is None:
             raise ParameterError(f"this command needs {name}, which is not installed", hint=hint)
     try:
-        yield
+        with _downloads_shown():
+            yield
     except ImportError as error:
         found = next((name for name in LIBRARIES if name in str(error)), None)
         if found is None:
@@ -70,14 +74,38 @@ def needing_lab() -> Iterator[None]:
 
 
 @contextmanager
+def _downloads_shown() -> Iterator[None]:
+    """Show how far downloads of packages are, one after another."""
+    from s3lora.lab.packages import watched
+
+    with ExitStack() as stack:
+        meters: dict[str, Meter] = {}
+
+        def show(file: str, size: int, total: int | None) -> None:
+            if file not in meters:
+                stack.close()  # the bar of the download before
+                meters[file] = stack.enter_context(Meter(file, total, "bytes", tenths=False))
+            meters[file].update(size)
+
+        token = watched.set(show)
+        try:
+            yield
+        finally:
+            watched.reset(token)
+
+
+@contextmanager
 def only_ours() -> Iterator[None]:
     """Keep progress bars and what libraries print out of the way; stdout is for results."""
     import transformers
 
+    hub: Any = import_module("huggingface_hub.utils")
     logging: Any = transformers.logging
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if sys.stderr.isatty():
+        hub.enable_progress_bars()  # of downloads from a hub: they take long, and have rate and time
     try:
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), catch_warnings():
             simplefilter("ignore", FutureWarning)

@@ -14,7 +14,11 @@ from s3lora.errors import OutputError
 
 @contextmanager
 def new_folder(
-    out: Path, *, replace: bool = False, private_as: Path | None = None
+    out: Path,
+    *,
+    replace: bool = False,
+    private_as: Path | None = None,
+    hint: str = "give a new path",
 ) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its name when the block ends well.
 
@@ -26,11 +30,12 @@ def new_folder(
         out: The folder to make; its parent is made if it is missing.
         replace: Move an `out` that is there already aside, to `NAME.old`, instead of refusing.
         private_as: A folder; what its group and others may not do there, they may not do here.
+        hint: What to do if `out` exists.
 
     Raises:
         OutputError: if `out` is a link, exists and `replace` is off, or cannot be made.
     """
-    _refuse_taken(out, replace)
+    _refuse_taken(out, replace, hint)
     partial = _partial(out)
     missing = [parent for parent in out.parents if not os.path.lexists(parent)]
     try:
@@ -44,7 +49,7 @@ def new_folder(
         if private_as is not None:
             restrict(partial, private_as)
         _sync_folder(partial)
-        _refuse_taken(out, replace)
+        _refuse_taken(out, replace, hint)
         _swap(partial, out)
     except OSError as error:
         _remove(partial, missing)
@@ -121,13 +126,12 @@ def _partial(out: Path) -> Path:
     return out.with_name(f".{out.name}.{os.urandom(4).hex()}.partial")
 
 
-def _refuse_taken(out: Path, replace: bool) -> None:
+def _refuse_taken(out: Path, replace: bool, hint: str) -> None:
     if os.path.islink(out):  # os.path answers no where a Path would raise: the name is too long
         raise OutputError(f"{out} is a link", hint="nothing is written through links: remove it")
     if not out.name or out.name == "..":
         raise OutputError(f"{out} is no name for a folder", hint="give the path of a new folder")
     if os.path.exists(out) and not (replace and os.path.isdir(out)):
-        hint = "give a new path, or --force to move the old folder aside"
         raise OutputError(f"{out} exists already", hint=hint)
 
 

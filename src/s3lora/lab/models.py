@@ -52,7 +52,7 @@ class Chat:
 
 
 def load_chat(reference: str, *, dtype: torch.dtype = torch.float32) -> Chat:
-    """A model and its tokenizer.
+    """A model and its tokenizer; code beside it is never run, and a pickle is never read.
 
     Args:
         reference: A name of `BUILDERS`, a checkpoint folder, or a name on a hub.
@@ -64,8 +64,10 @@ def load_chat(reference: str, *, dtype: torch.dtype = torch.float32) -> Chat:
     """
     place = model_folder(reference)
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot load the model {reference}: {str(error).splitlines()[0]}",

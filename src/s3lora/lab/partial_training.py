@@ -164,9 +164,10 @@ def writing(
     Raises:
         OutputError: in place of these errors, and of an OutputError that is raised inside.
     """
+    caught: tuple[type[Exception], ...] = (OutputError, *errors)
     try:
         yield
-    except (OutputError, *errors) as error:
+    except caught as error:
         partial = kept()
         message = f"cannot write {what}: {_reason(error, partial.folder.parent)}"
         hint = "check free space and permissions"
