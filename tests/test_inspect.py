@@ -32,7 +32,7 @@ from inspect_ai.tool import ToolCall, ToolInfo, ToolParams
 from inspect_ai.util import JSONSchema
 
 from lab_rows import done, own_cache, refused, write_rows
-from s3lora.errors import DataError, ParameterError
+from s3lora.errors import DataError, ParameterError, install_hint
 from s3lora.lab.chat import prompt_ids
 from s3lora.lab.generate import Reply
 from s3lora.lab.models import load_chat
@@ -686,4 +686,4 @@ def test_without_inspect_one_error_says_what_to_install():
     command = [sys.executable, "-c", code, *words]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 2
-    assert told.stderr.splitlines()[-1] == "hint: pip install 's3lora[inspect]'"
+    assert told.stderr.splitlines()[-1] == f"hint: {install_hint('inspect')}"

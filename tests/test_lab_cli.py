@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from lab_rows import done, own_cache, refused, write_rows
-from s3lora.errors import ParameterError
+from s3lora.errors import ParameterError, install_hint
 from s3lora.io import open_adapter
 from schemas import check
 
@@ -277,7 +277,7 @@ def test_without_the_extra_one_error_says_what_to_install(missing, words):
     *_, error, hint = told.stderr.splitlines()
     assert (told.returncode, told.stdout) == (2, "")
     assert error == f"error: this command needs {missing}, which is not installed"
-    assert hint == "hint: pip install 's3lora[lab]'"
+    assert hint == f"hint: {install_hint('lab')}"
 
 
 def test_other_import_errors_keep_their_traceback():

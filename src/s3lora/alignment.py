@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from s3lora.adapter import Weights
-from s3lora.errors import ParameterError
+from s3lora.errors import ParameterError, install_hint
 from s3lora.linalg import Array, energy_rank
 
 UNDEFINED = "undefined: the base and the aligned weights of the module are identical"
@@ -85,9 +85,7 @@ def truncated_svd(
     try:
         from scipy.sparse.linalg import ArpackError, LinearOperator, svds
     except ImportError as error:
-        raise ParameterError(
-            "this needs scipy", hint="install the extra: pip install 's3lora[base]'"
-        ) from error
+        raise ParameterError("this needs scipy", hint=install_hint("base")) from error
     if k > min(X.shape) // 2 and not matvecs:
         U, s, Vh = np.linalg.svd(X, full_matrices=False)
         return U[:, :k], s[:k], Vh[:k]

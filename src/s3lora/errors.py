@@ -15,6 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 
+def install_hint(extra: str) -> str:
+    """What to do where a package of an extra is missing; s3lora itself is on no index yet."""
+    return f"in a checkout of the repository of s3lora: pip install '.[{extra}]'"
+
+
 class S3LoraError(Exception):
     """Root of the tree: a message for people, a hint, and the exit status of the command line."""
 

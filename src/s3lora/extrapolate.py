@@ -11,7 +11,7 @@ import numpy as np
 
 from s3lora.adapter import Adapter
 from s3lora.alignment import truncated_svd
-from s3lora.errors import ParameterError, UnsupportedError
+from s3lora.errors import ParameterError, UnsupportedError, install_hint
 from s3lora.io import open_adapter
 from s3lora.io.atomic import new_folder
 from s3lora.io.checkpoint import HINT, MAX_INDEX, Checkpoint
@@ -114,9 +114,7 @@ def leading_directions(D: Array, k: int, energy: float | None) -> tuple[Array, A
     try:
         from sklearn.utils.extmath import randomized_svd
     except ImportError as error:
-        raise ParameterError(
-            "this needs scikit-learn", hint="install the extra: pip install 's3lora[base]'"
-        ) from error
+        raise ParameterError("this needs scikit-learn", hint=install_hint("base")) from error
     most = min(D.shape)
     total = float((D * D).sum())
     k = min(k, most)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from s3lora.cli.lab import only_ours, references, say
 from s3lora.cli.output import emit_table, emit_text
 from s3lora.cli.roles import Told, workers_of
-from s3lora.errors import ParameterError
+from s3lora.errors import ParameterError, install_hint
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
@@ -42,7 +42,7 @@ def evaluate_suite(
     """Run the suite on every state, and print what it found."""
     _refuse(options)
     if find_spec("inspect_ai") is None:
-        hint = "pip install 's3lora[inspect]'"
+        hint = install_hint("inspect")
         raise ParameterError("a suite needs inspect_ai, which is not installed", hint=hint)
     found = _run(model, adapter, plan_file, options)
     title = {"model": model, "adapter": adapter or "", "plan": str(plan_file or "")}

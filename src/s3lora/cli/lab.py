@@ -16,7 +16,7 @@ import click
 
 from s3lora.cli.options import ADAPTER, out_path
 from s3lora.cli.progress import Meter
-from s3lora.errors import ParameterError
+from s3lora.errors import ParameterError, install_hint
 from s3lora.io import open_adapter
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def needing_lab() -> Iterator[None]:
     Raises:
         ParameterError: if one is not installed, or too old.
     """
-    hint = "pip install 's3lora[lab]'"
+    hint = install_hint("lab")
     for name in LIBRARIES:
         if find_spec(name) is None:
             raise ParameterError(f"this command needs {name}, which is not installed", hint=hint)

@@ -38,7 +38,8 @@ def plot(result: Path, output: Path, figure: str | None, method: str, top: int) 
     """Draw a figure of RESULT as a vector, for a paper.
 
     RESULT is what scan, prune --dry-run, rank or compare wrote with --format
-    json. Needs the extra `plot`: pip install 's3lora[plot]'.
+    json. Needs the extra `plot`; in a checkout of the repository:
+    pip install '.[plot]'.
     """
     from s3lora.report import Ranking
     from s3lora.report.plot import FORMS, render

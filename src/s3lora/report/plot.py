@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from s3lora.errors import ParameterError
+from s3lora.errors import ParameterError, install_hint
 from s3lora.report import Ranking, Result
 from s3lora.report.escape import printable
 from s3lora.report.places import Stack, places_of
@@ -41,7 +41,7 @@ def render(result: Result, figure: str, form: str, *, method: str = "", top: int
     try:
         matplotlib = import_module("matplotlib")
     except ImportError as error:
-        hint = "install the extra: pip install 's3lora[plot]'"
+        hint = install_hint("plot")
         raise ParameterError("plots need matplotlib", hint=hint) from error
     with matplotlib.rc_context({**STYLE, **OF_FILES}):
         return bytes_of(FIGURES[figure](result, method, top), form)

@@ -121,9 +121,9 @@ def _rows(report: Report) -> Iterator[Row]:
         by_path: dict[str, list[str]] = {}
         for where in row.places:
             by_path.setdefault(_file(row.rule, where, weights), []).append(where)
-        for path, places in by_path.items():
-            modules = all(where in report.modules for where in places)
-            yield spread(row.rule, LEVELS[row.severity], places, row.message, path, modules)
+        for path, alike_there in by_path.items():
+            modules = all(where in report.modules for where in alike_there)
+            yield spread(row.rule, LEVELS[row.severity], alike_there, row.message, path, modules)
     unjudged: dict[str, list[str]] = {}
     for skipped in report.table.skipped:
         if not skipped.judged:
@@ -137,7 +137,7 @@ def _rows(report: Report) -> Iterator[Row]:
         at, score = places.get(name, (0, None))
         scored = placed(score, at, len(places)) if score else "no score"
         text = f"{scored}; {done} by the policy {report.policy_name}. {NO_PROOF}"
-        level = "warning" if name in gated else "note"
+        level: Level = "warning" if name in gated else "note"
         yield Row(f"{METHOD}{report.table.method}", level, name, text, weights, True)
 
 

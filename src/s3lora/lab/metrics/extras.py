@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from s3lora.errors import ParameterError
+from s3lora.errors import ParameterError, install_hint
 
 
 def needed(module: str) -> Any:
@@ -19,5 +19,5 @@ def needed(module: str) -> Any:
     except ImportError as error:
         raise ParameterError(
             f"this needs {module.partition('.')[0]}",
-            hint="install the extra: pip install 's3lora[lab]'",
+            hint=install_hint("lab"),
         ) from error
