@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Many small factorisations: one BLAS thread is faster than several.
 export OPENBLAS_NUM_THREADS = 1
 
-.PHONY: demo test test-numerics lint bench evidence clean
+.PHONY: demo test test-numerics fuzz lint bench evidence clean
 
 demo: .venv/.core
 	rm -rf demo-out
@@ -21,6 +21,10 @@ test: .venv/.test
 # machine's own.
 test-numerics: .venv/.test
 	$(BIN)/python tests/numerics.py
+
+# What reads bytes from strangers, eight seconds for each kind: fuzz/README.md.
+fuzz: .venv/.fuzz
+	$(BIN)/python fuzz/run.py
 
 lint: .venv/.test
 	$(BIN)/ruff check --fix .
@@ -42,7 +46,7 @@ evidence: .venv/.test
 	$(BIN)/s3lora study evidence/defences/study.toml
 
 clean:
-	rm -rf .venv demo-out benchmarks/work evidence/*/work
+	rm -rf .venv demo-out benchmarks/work fuzz/work evidence/*/work
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -55,3 +59,7 @@ clean:
 .venv/.test: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) install -c constraints.txt -e '.[test]'
 	touch $@ .venv/.core
+
+.venv/.fuzz: .venv/.test
+	$(PIP) install -c constraints.txt -e '.[fuzz]'
+	touch $@
