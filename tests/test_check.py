@@ -321,6 +321,23 @@ def test_a_link_to_a_folder_without_adapters_is_no_failure(tmp_path):
     assert [(link["behind"], link["status"]) for link in told["not_followed"]] == [("none", 0)]
 
 
+def test_a_model_of_the_hub_is_no_adapter_and_its_adapters_are_found_in_the_cache(tmp_path):
+    clean(tmp_path / "source")
+    for name, files in (("adapter", True), ("model", False)):
+        folder = tmp_path / "hub" / f"models--x--{name}"
+        snapshot = folder / "snapshots" / "abc"
+        snapshot.mkdir(parents=True)
+        (folder / "blobs").mkdir()
+        for at, file in enumerate(sorted((tmp_path / "source").iterdir()) if files else []):
+            file.rename(folder / "blobs" / str(at))
+            (snapshot / file.name).symlink_to(f"../../blobs/{at}")
+    weights = tensor_bytes({"model.norm.weight": draw(4)})
+    (tmp_path / "hub/models--x--model/snapshots/abc/model.safetensors").write_bytes(weights)
+    told = document(tmp_path / "hub")
+    assert [row["state"] for row in told["adapters"]] == ["clean"]
+    assert told["not_followed"] == []
+
+
 # --- weights of the base model
 
 
@@ -457,7 +474,13 @@ def test_the_hook_matches_the_files_of_an_adapter_and_runs_a_command_there_is():
     words = shlex.split(hook["entry"])
     assert words[0] == "s3lora"
     assert words[1] in cli.commands
-    for name in ("adapter_config.json", "a/b/adapter_model.safetensors", "a/adapter_model.bin"):
+    names = ("adapter_config.json", "a/b/adapter_model.safetensors", "a/adapter_model.bin")
+    for name in (
+        *names,
+        "adapter_model-00001-of-00002.safetensors",
+        "a/style.safetensors",
+        "x.gguf",
+    ):
         assert re.search(hook["files"], name)
     for name in ("config.json", "a/my_adapter_config.json", "adapter_config.json.md"):
         assert not re.search(hook["files"], name)

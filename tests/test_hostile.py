@@ -444,6 +444,26 @@ def test_text_of_a_config_is_shown_in_part(name, tmp_path):
     assert len(result.stdout) < 5_000
 
 
+@pytest.mark.parametrize("filler", [b"[],", b"{},", b'{"a":1},', b'"ab",'])
+def test_result_of_many_values_is_bounded(filler, tmp_path):
+    (tmp_path / "r.json").write_bytes(
+        b'{"schema":1,"x":[' + filler * (2**25 // len(filler)) + b"1]}"
+    )
+    result = run("report", tmp_path / "r.json")
+    assert result.status == 2
+    assert "more memory" in result.stderr or "more entries" in result.stderr
+
+
+def test_index_of_many_tensors_is_bounded(tmp_path):
+    folder = write_adapter(tmp_path / "a")
+    (tmp_path / "base").mkdir()
+    names = ",".join(f'"{at}.{at}":"a"' for at in range(1_990_000))
+    (tmp_path / "base/model.safetensors.index.json").write_text('{"weight_map":{' + names + "}}")
+    result = run("scan", folder, "--base", tmp_path / "base")
+    assert result.status == 2
+    assert "more entries" in result.stderr
+
+
 # --- what is in the place of a file
 
 
@@ -451,6 +471,10 @@ def test_path_that_is_nothing_is_refused(tmp_path):
     refused(tmp_path / "nothing", message="does not exist")
     refused(tmp_path, message="holds no adapter_model.safetensors")
     refused("x" * 5000, message="File name too long")
+    (tmp_path / "loop").symlink_to("loop")
+    refused(tmp_path / "loop" / "x", message="loop/x")
+    result = run("prune", write_adapter(tmp_path / "a"), "--top-k", "1", "-o", tmp_path / "loop/x")
+    assert result.status == 2
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG])

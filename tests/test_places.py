@@ -12,6 +12,7 @@ import pytest
 
 from adapters import CONFIG, PREFIX, WEIGHTS, Q, config_fields, draw, tensor_bytes, write_adapter
 from s3lora import open_adapter
+from s3lora.cli.options import checkpoint_from
 from s3lora.errors import AdapterError, UnsupportedError
 from s3lora.io.layouts import refs_in
 
@@ -51,6 +52,17 @@ def test_reference_of_the_hub_that_names_no_snapshot_is_refused(main, tmp_path):
     (folder / "refs" / "main").write_bytes(main.encode("utf-8", "surrogateescape"))
     with pytest.raises(AdapterError, match=r"refs/main (names|has)"):
         open_adapter(folder)
+
+
+def test_checkpoint_of_the_hub_and_of_the_user_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    snapshot = tmp_path / "models--example--base" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parent.parent / "blobs").mkdir()
+    (snapshot / "model.safetensors").write_bytes(tensor_bytes({"q.weight": draw(4, 4)}))
+    checkpoint = checkpoint_from(Path("~/models--example--base"))
+    assert checkpoint is not None
+    assert checkpoint.folder == snapshot
 
 
 def test_snapshots_without_a_main_one_are_listed(tmp_path):

@@ -56,7 +56,7 @@ def apply(
         OutputError: if `out` exists, is a link, or cannot be written; nothing has changed then.
     """
     folder = Path(out)
-    if folder.resolve() in _source_folders(adapter):
+    if Path(os.path.realpath(folder)) in _source_folders(adapter):
         raise OutputError(f"{folder} holds the source", hint="give a folder elsewhere")
     ref = Path(adapter.ref)
     source = ref if ref.is_dir() else ref.parent
@@ -133,9 +133,9 @@ def _source_folders(adapter: Adapter) -> set[Path]:
     """The folders that hold the source, from its own up; links to it and from it are followed."""
     path = Path(adapter.ref)
     folder = path if path.is_dir() else path.parent
-    sources = {folder.resolve()}
+    sources = {Path(os.path.realpath(folder))}
     if isinstance(adapter.tensors, TensorFile):
-        sources.add(adapter.tensors.path.resolve().parent)
+        sources.add(Path(os.path.realpath(adapter.tensors.path)).parent)
     return {folder for source in sources for folder in (source, *source.parents)}
 
 

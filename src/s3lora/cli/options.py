@@ -17,6 +17,7 @@ from s3lora.errors import ParameterError
 from s3lora.findings import SEVERITIES
 from s3lora.io import open_adapter
 from s3lora.io.checkpoint import Checkpoint
+from s3lora.io.places import expanded, snapshot_of
 from s3lora.methods import Method, make_method, params_of
 from s3lora.report.formats import FORMS
 from s3lora.scan import scan
@@ -175,7 +176,7 @@ TABLE_OR_JSON = click.option(
 
 def checkpoint_from(folder: Path | None) -> Checkpoint | None:
     """The checkpoint that --base or --aligned names."""
-    return None if folder is None else Checkpoint(folder)
+    return None if folder is None else Checkpoint(snapshot_of(expanded(folder)))
 
 
 def editor_from(
