@@ -730,7 +730,7 @@ def test_many_claims_to_one_factor_are_one_finding(tmp_path):
 def test_list_of_findings_is_never_cut(tmp_path):
     keys = [f"{PREFIX}model.layers.{at}.norm.weight" for at in range(10_000)]
     write_raw(tmp_path, empties(*keys, f"{PREFIX}{Q}.lora_A.weight"), FIELDS)
-    lines = run("scan", tmp_path).stdout.splitlines()
+    lines = run("scan", tmp_path, "-v").stdout.splitlines()
     assert [line.split()[-1] for line in lines if BASE in line] == keys
 
 
