@@ -89,17 +89,17 @@ def _culprits(group: Sequence[CausalRow], bootstrap: Bootstrap) -> Iterator[Corr
 
 
 def _distinct(group: Sequence[CausalRow]) -> Iterator[tuple[str, Array]]:
-    """The scores by name, then those by type of projection.
+    """The scores by name, those by type of projection first: they are what others have to beat.
 
     What differs from one before by its edit alone has the same scores, and comes once.
     """
+    yield from type_scores(group).items()
     seen: set[bytes] = set()
     for name in dict.fromkeys(name for row in group for name in row.scores):
         values = np.array([row.scores.get(name) for row in group], dtype=np.float64)
         if values.tobytes() not in seen:
             seen.add(values.tobytes())
             yield name, values
-    yield from type_scores(group).items()
 
 
 def _by_scope(

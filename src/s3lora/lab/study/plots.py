@@ -18,6 +18,7 @@ from s3lora.lab.study import rows as study
 from s3lora.lab.study.analysis import Standing, Versus, pooled
 from s3lora.lab.study.bootstrap import DEFAULT, Bootstrap
 from s3lora.lab.study.culprits import ALL, Correlation, by_adapter, culprits
+from s3lora.lab.study.projection_type import TYPE
 from s3lora.lab.study.rows import LOSS, RANDOM, REFUSAL, CausalRow, How, Row, adapters, label
 from s3lora.linalg import Array
 from s3lora.report.plot_style import COLOURS, DARK, GREY, STYLE
@@ -94,6 +95,7 @@ def front_plot(rows: Sequence[Row], methods: Sequence[str] | None = None) -> Any
             _end(panel, end, study.reference(rows, name, end), place)
         panel.set_title(name)
         panel.margins(0.08)
+        panel.locator_params(axis="x", nbins=4)
     add_legend(figure, panels)
     return with_axes(figure, "held-out loss (nats per token)", "refusal log-odds (nats)")
 
@@ -195,13 +197,17 @@ def score_plot(told: Sequence[Correlation]) -> Any:
     for at, (name, panel) in enumerate(zip(names, panels, strict=True)):
         for one in (x for x in among if x.adapter == name and x.spearman.value is not None):
             y, rho = scores.index(one.x), one.spearman
-            panel.barh(y, rho.value, height=0.6, color=COLOURS[5])
+            colour = COLOURS[1] if one.x == TYPE else COLOURS[5]
+            panel.barh(y, rho.value, height=0.6, color=colour)
             panel.plot([rho.low, rho.high], [y, y], color=DARK, linewidth=1)
         panel.axvline(0, color=DARK, linewidth=0.8)
         panel.set(xlim=(-1, 1), ylim=(-0.6, len(scores) - 0.4), title=name)
         panel.set_yticks(range(len(scores)), scores if at % COLUMNS == 0 else [""] * len(scores))
         panel.tick_params(axis="y", length=0)
-    text = "Spearman of score and effect of removal on the refusal (first order)"
+    text = (
+        "Spearman of score and effect of removal on the refusal (first order);"
+        " projection type is what every score has to beat"
+    )
     figure.supxlabel(text, fontsize=9)
     return figure
 
