@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -132,3 +133,31 @@ def test_a_closed_stream_is_no_traceback(closed, adapter):
     )
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["scan", "ADAPTER", "--format", "html", "-o", "out"],
+        ["prune", "ADAPTER", "--top-k", "1", "-o", "out"],
+        ["check", "ADAPTER", "--sarif", "out"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_file_system_that_takes_no_more_leaves_nothing_and_is_an_error(words, adapter, tmp_path):
+    def limit() -> None:  # writing beyond it fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    (tmp_path / "out.html").write_text("old")
+    done = subprocess.run(
+        [*COMMAND, *(str(adapter) if word == "ADAPTER" else word for word in words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+        preexec_fn=limit,
+    )
+    assert done.returncode == 2
+    assert "error: cannot write out: File too large" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.html"]

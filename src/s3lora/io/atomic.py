@@ -112,6 +112,8 @@ def write_file(out: Path, content: str | bytes) -> None:
         try:
             with partial.open("xb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())  # some file systems find out only here that they are full
             if out.exists():
                 _change_mode(partial, stat.S_IMODE(out.stat().st_mode))
             partial.replace(out)
