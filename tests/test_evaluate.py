@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lab_rows import done, own_cache, refused, write_rows
+from s3lora import open_adapter
+from s3lora.errors import ParameterError
 from s3lora.lab import evaluate as evaluating
+from s3lora.lab.evaluation_plan import MOST_BYTES, WRITERS, planned_again, read_plan
 from s3lora.lab.finite import finite
 from schemas import check, check_lines
 
@@ -231,9 +236,73 @@ def test_what_is_no_plan_is_refused(text, adapter, rows, tmp_path):
     refused("eval", "--model", "tiny", *rows, *words[2:])
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("plan", None),
+        ("plan", []),
+        ("plan.edit", "drop"),
+        ("plan.edit.name", ["drop"]),
+        ("plan.edit.params", ["ab", "c"]),
+        ("plan.edit.params", {"level": [1]}),
+        ("plan.edit.params", {"level": {"a": 1}}),
+        ("plan.edit.params", {"level": None}),
+        ("plan.edit.params", {"level": 10**400}),
+        ("plan.target", 1),
+        ("plan.fold_scale", "no"),
+        ("chosen", "model.layers.0.self_attn.q_proj"),
+        ("chosen", [["model.layers.0.self_attn.q_proj"]]),
+        ("chosen", ["\ud800"]),
+        ("adapter.sha256", 3),
+        ("adapter", []),
+    ],
+)
+def test_a_plan_with_a_wrong_type_is_refused_by_the_name_of_the_field(
+    place, value, planned, tmp_path
+):
+    document = json.loads(planned().read_text())
+    *way, last = place.split(".")
+    holder = document
+    for key in way:
+        holder = holder[key]
+    holder[last] = value
+    (tmp_path / "wrong.json").write_text(json.dumps(document))
+    with pytest.raises(ParameterError, match="holds no plan to prune") as caught:
+        read_plan(tmp_path / "wrong.json")
+    assert last in str(caught.value) or "half a character" in str(caught.value)
+
+
+@pytest.mark.parametrize(("edit", "params"), [("flatten", {"level": "x"}), ("scale", {"a": 1})])
+def test_a_plan_whose_edit_cannot_take_its_parameters_is_refused(
+    edit, params, planned, adapter, tmp_path
+):
+    document = json.loads(planned().read_text())
+    document["plan"]["edit"] = {"name": edit, "params": params}
+    (tmp_path / "wrong.json").write_text(json.dumps(document))
+    with pytest.raises(ParameterError):
+        planned_again(read_plan(tmp_path / "wrong.json"), open_adapter(adapter))
+
+
+@pytest.mark.parametrize(("kind", "command"), WRITERS.items())
+def test_what_another_command_wrote_is_refused_by_its_name(kind, command, tmp_path):
+    (tmp_path / "other.json").write_text(json.dumps({"schema": 1, "kind": kind, "adapter": {}}))
+    with pytest.raises(ParameterError, match=f"is what `{command}` writes") as caught:
+        read_plan(tmp_path / "other.json")
+    assert "prune --dry-run --format json" in caught.value.hint
+
+
+def test_a_plan_is_read_from_a_file_of_a_bounded_size_alone(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path / "large", tmp_path / ("a" * 300)):
+        with pytest.raises(ParameterError, match="cannot read the plan"):
+            read_plan(path)
+
+
 def test_a_plan_that_is_not_there(adapter, tmp_path):
     words = ("--adapter", adapter, "--plan", tmp_path / "none")
-    assert refused("eval", "--model", "tiny", *words)[0].startswith("cannot read")
+    assert refused("eval", "--model", "tiny", *words)[0].startswith("cannot read the plan")
 
 
 def test_harmless_prompts_without_responses_are_refused(rows, tmp_path):

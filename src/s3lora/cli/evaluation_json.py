@@ -13,7 +13,6 @@ from s3lora.lab.evaluate import Difference, Evaluation, State
 from s3lora.lab.evaluation_asking import Answers
 from s3lora.lab.finite import json_text
 from s3lora.lab.metrics.intervals import Figure
-from s3lora.lab.probes import Openings
 from s3lora.lab.recipes import Pools
 from s3lora.report import tool
 
@@ -35,7 +34,7 @@ def render(found: Evaluation, head: Mapping[str, Any], pools: Pools) -> str:
             "harmless": _asked(asked.harmless),
             "new_tokens": asked.new_tokens,
             "response_tokens": sum(asked.probe.tokens),
-            "openings": asdict(Openings()),
+            "openings": asdict(asked.openings),
         },
         "states": [_state(state, found.answers[state.name]) for state in found.states],
         "differences": _differences(found.differences),

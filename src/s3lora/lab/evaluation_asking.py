@@ -34,6 +34,8 @@ class Asked:
     """The harmful prompts, then the harmless ones, as tokens."""
     new_tokens: int
     """Longest reply."""
+    openings: Openings
+    """What the probe compares."""
 
     @property
     def harmful(self) -> tuple[Example, ...]:
@@ -100,12 +102,14 @@ def asked_of(
     )
     answered = tuple(at for at, row in enumerate(harmless) if row.response)
     rows = [harmless[at] for at in answered]
+    compared = openings or Openings()
     return Asked(
         tuple(cases),
         answered,
-        make_probe(chat.tokenizer, harmful, harmless, rows, openings or Openings(), longest),
+        make_probe(chat.tokenizer, harmful, harmless, rows, compared, longest),
         tuple(asked_ids(chat.tokenizer, example) for example in (*harmful, *harmless)),
         new_tokens,
+        compared,
     )
 
 

@@ -16,21 +16,24 @@ from s3lora.io.regular_file import read_small
 from s3lora.io.sources import MANIFEST
 from s3lora.io.strict_json import parse
 from s3lora.plan import Plan, plan
-from s3lora.report.fields import REFUSED, Fields, check_text
+from s3lora.report.fields import REFUSED, Fields, check_text, refuse
 
-MOST_MARKS = 5_000_000
 MOST_BYTES = 512 * 2**20
-OTHERS = {
-    "plan": "what `s3lora plan` says of a question: an agent's plan",
-    "rank": "a ranking",
-    "compare": "a comparison",
-    "eval": "an evaluation",
-    "suite": "an evaluation",
-    "gate": "a ranking by gate",
-    "calibrate": "a calibration",
-}
-"""What else s3lora writes as JSON, by its kind."""
+MOST_MARKS = 5_000_000
 HINT = "give what `s3lora prune --dry-run --format json` prints, or a pruned adapter's s3lora.json"
+
+
+WRITERS = {
+    "scan": "s3lora scan",
+    "rank": "s3lora rank",
+    "compare": "s3lora compare",
+    "plan": "s3lora plan",
+    "eval": "s3lora eval",
+    "suite": "s3lora eval --suite",
+    "calibrate": "s3lora eval calibrate",
+    "gate": "s3lora lab gate",
+}
+"""The command behind each kind of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,39 +55,44 @@ def read_plan(path: Path) -> WrittenPlan:
     """The plan in a file: the JSON of `prune --dry-run`, a manifest, or a folder with one.
 
     Raises:
-        AdapterError: if the file is not valid JSON.
-        ParameterError: if it cannot be read, is no regular file, is larger than any plan, or holds
-            no plan.
+        ParameterError: if it cannot be read, is no file, is too large or no JSON, or holds no plan
+            to prune.
     """
-    file = path / MANIFEST if path.is_dir() else path
     try:
+        file = path / MANIFEST if path.is_dir() else path
         raw = read_small(file, MOST_BYTES, HINT)
-    except AdapterError as error:
-        raise ParameterError(str(error), hint=HINT) from error
-    document = parse(raw, str(file), marks=MOST_MARKS, hint=HINT)
-    kind = document.get("kind", "")
-    if isinstance(kind, str) and kind in OTHERS:
-        raise ParameterError(f"{file} holds {OTHERS[kind]}, not a plan to prune", hint=HINT)
-    if "adapter" in document and "plan" not in document:
-        raise ParameterError(f"{file} holds a scan, in which nothing is planned", hint=HINT)
-    read = _of_report if "adapter" in document else _of_manifest
+        parsed = parse(raw, str(file), marks=MOST_MARKS, hint=HINT)
+    except (AdapterError, OSError) as error:
+        raise ParameterError(f"cannot read the plan: {error}", hint=HINT) from error
+    _refuse_other_kinds(file, parsed)
     try:
-        check_text(document)
-        return read(file, Fields(document))
+        check_text(parsed)
+        document = Fields(parsed)
+        return (_of_report if "adapter" in parsed else _of_manifest)(file, document)
     except DataError as error:
         why = str(error).removeprefix(REFUSED)
         raise ParameterError(f"{file} holds no plan to prune: {why}", hint=HINT) from error
 
 
+def _refuse_other_kinds(file: Path, parsed: Mapping[str, Any]) -> None:
+    """Refuse what other commands print, by the name of the command."""
+    kind = parsed.get("kind")
+    if kind == "scan" and "plan" in parsed:
+        return
+    command = WRITERS.get(kind) if isinstance(kind, str) else None
+    if command:
+        raise ParameterError(
+            f"{file} is what `{command}` writes, which is no plan to prune an adapter", hint=HINT
+        )
+
+
 def _of_report(file: Path, document: Fields) -> WrittenPlan:
     planned = document.fields("plan")
-    edit = planned.fields("edit")
     return WrittenPlan(
         str(file),
         (document.fields("adapter").text("sha256"),),
         document.texts("chosen"),
-        edit.text("name"),
-        edit.fields("params").value,
+        *_edit_in(planned),
         planned.text("target"),
         planned.flag("fold_scale"),
     )
@@ -92,17 +100,31 @@ def _of_report(file: Path, document: Fields) -> WrittenPlan:
 
 def _of_manifest(file: Path, document: Fields) -> WrittenPlan:
     """A module that its edit left as it was is not among the chosen: that makes no difference."""
-    files, edit = document.fields("source").fields("files"), document.fields("edit")
-    replaced = document.fields("replaced").value
+    files = document.fields("source").fields("files")
     return WrittenPlan(
         str(file),
         tuple(files.text(name) for name in files.value),
-        (*document.texts("dropped"), *document.texts("zeroed"), *replaced),
-        edit.text("name"),
-        edit.fields("params").value,
+        (
+            *document.texts("dropped"),
+            *document.texts("zeroed"),
+            *document.fields("replaced").value,
+        ),
+        *_edit_in(document),
         document.text("target"),
         document.flag("fold_scale"),
     )
+
+
+def _edit_in(document: Fields) -> tuple[str, dict[str, Any]]:
+    """The edit's name and its parameters, each a text, a number, or true or false."""
+    edit = document.fields("edit")
+    params = edit.fields("params")
+    for name, value in params.value.items():
+        if not isinstance(value, str | int | float):
+            refuse(f"{params.at(name)} is neither a text nor a number nor true or false")
+        if not isinstance(value, str | bool):
+            params.number(name)
+    return edit.text("name"), dict(params.value)
 
 
 def planned_again(
@@ -162,7 +184,13 @@ def _edit(written: WrittenPlan, safe: Adapter | None) -> Editor | Literal["drop"
                 hint=f"the plan names {ref}",
             )
         params["safe"] = safe
-    return make_editor(written.edit, params)
+    try:
+        return make_editor(written.edit, params)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(
+            f"{written.path}: the edit {written.edit!r} cannot take its parameters: {error}",
+            hint=HINT,
+        ) from error
 
 
 def left_by(adapter: Adapter, planned: Plan) -> tuple[LoraModule, ...]:
