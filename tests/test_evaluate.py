@@ -16,7 +16,7 @@ import pytest
 from lab_rows import done, own_cache, refused, write_rows
 from s3lora import open_adapter
 from s3lora.errors import ParameterError
-from s3lora.lab import evaluate as evaluating
+from s3lora.lab import evaluation_warnings as warnings_of
 from s3lora.lab.evaluation_plan import MOST_BYTES, WRITERS, planned_again, read_plan
 from s3lora.lab.finite import finite
 from schemas import check, check_lines
@@ -401,14 +401,14 @@ def test_a_broken_model_looks_safe(refusals, loss, warned):
         SimpleNamespace(name=name, value={"loss": nats, "refusal_rate": rate}.get)
         for name, nats, rate in (("model", 2.0, 0.5), ("adapter", loss, refusals))
     ]
-    told = list(evaluating._broken(states))
+    told = list(warnings_of.broken(states))
     assert bool(told) == warned
     assert all("adapter" in line and "broken model looks safe" in line for line in told)
 
 
 def test_what_is_beside_the_updates_is_said_not_to_be_measured():
     found = [SimpleNamespace(rule=rule) for rule in ("base-weight-payload", "zero-update")]
-    told = list(evaluating._left_out(SimpleNamespace(findings=found)))
+    told = list(warnings_of.left_out(SimpleNamespace(findings=found)))
     assert len(told) == 1
     assert "1 finding of the rule base-weight-payload" in told[0]
 

@@ -10,6 +10,7 @@ import click
 
 from s3lora.cli.calibrate import calibrate
 from s3lora.cli.evaluation_suite import SUITES, evaluate_suite, judge_of, refuse_of_plans
+from s3lora.cli.interrupts import kept_words
 from s3lora.cli.lab import (
     RECIPES,
     needing_lab,
@@ -21,6 +22,7 @@ from s3lora.cli.lab import (
 )
 from s3lora.cli.options import TABLE_OR_JSON, WEIGHTS, checkpoint_from, out_path
 from s3lora.cli.output import emit_table, emit_text
+from s3lora.cli.progress import Meter
 from s3lora.cli.roles import role_options
 from s3lora.errors import ParameterError
 from s3lora.io import open_adapter
@@ -28,7 +30,7 @@ from s3lora.io.atomic import write_file
 
 if TYPE_CHECKING:
     from s3lora.adapter import Adapter
-    from s3lora.lab.evaluate import Evaluation
+    from s3lora.lab.evaluate import Evaluation, Progress
     from s3lora.lab.recipes import Pools
     from s3lora.plan import Plan
 
@@ -150,7 +152,7 @@ def _evaluate(
     planned = _plan(opened, plan_file, options)
     named = options["harmful"], options["harmless"]
     pools = pools_of(*named)
-    with only_ours():
+    with only_ours(), kept_words("nothing was written, and the same call begins anew"):
         found = _evaluation(model, opened, planned, pools, options)
     if options["save_replies"]:
         _save(found, options["save_replies"])
@@ -194,6 +196,7 @@ def _evaluation(
     from s3lora.lab.models import load_chat
 
     chat = load_chat(model)
+    states = 1 + (opened is not None) + (planned is not None)
     asked = asked_of(
         chat,
         pools,
@@ -202,16 +205,34 @@ def _evaluation(
         new_tokens=options["new_tokens"],
         longest=options["longest"],
     )
-    return evaluate(
-        chat,
-        asked,
-        opened,
-        planned,
-        scorer=options["scorer"],
-        judge=Judge(options["judge"], options["judge_model"]) if options["judge"] else None,
-        costs=options["cost"],
-        say=say,
-    )
+    with Meter("prompt", 2 * states * len(asked.tokens), "prompts") as meter:
+        return evaluate(
+            chat,
+            asked,
+            opened,
+            planned,
+            scorer=options["scorer"],
+            judge=Judge(options["judge"], options["judge_model"]) if options["judge"] else None,
+            costs=options["cost"],
+            say=say,
+            progress=_shown_on(meter),
+        )
+
+
+def _shown_on(meter: Meter) -> Progress:
+    """Show whole prompts on a meter; one that several steps of a reply belong to is shown once."""
+    shown = 0
+
+    def progress(count: float, total: int, doing: str) -> None:
+        nonlocal shown
+        tenth = max(1, total // 10)
+        due = int(count) // tenth * tenth  # steps pass over the tenth at which a line is due
+        whole = due if due > shown else int(count)
+        if whole > shown:
+            shown = whole
+            meter.update(whole, doing)
+
+    return progress
 
 
 def _head(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s3lora.cli.interrupts import kept_words
 from s3lora.cli.lab import only_ours, references, say
 from s3lora.cli.output import emit_table, emit_text
 from s3lora.cli.roles import Told, workers_of
 from s3lora.errors import ParameterError, install_hint
+from s3lora.io import open_adapter
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
@@ -44,7 +47,12 @@ def evaluate_suite(
     if find_spec("inspect_ai") is None:
         hint = install_hint("inspect")
         raise ParameterError("a suite needs inspect_ai, which is not installed", hint=hint)
-    found = _run(model, adapter, plan_file, options)
+    mismatch = _mismatch(model, adapter)
+    words = f"logs of finished states are in {options['logs']}, and the same call begins anew"
+    with kept_words(words):
+        found = _run(model, adapter, plan_file, options)
+    if mismatch:
+        found = replace(found, warnings=(*found.warnings, mismatch))
     title = {"model": model, "adapter": adapter or "", "plan": str(plan_file or "")}
     if form == "json":
         from s3lora.cli.evaluation_json import render_suite
@@ -69,6 +77,16 @@ def refuse_of_plans(options: dict[str, Any]) -> None:
             raise ParameterError(f"{flag} is about plans", hint="--suite planner carries them out")
         if options[name] and options["plans_only"] and name != "plans_only":
             raise ParameterError(f"--plans-only leaves nothing to {flag}", hint="leave one out")
+
+
+def _mismatch(model: str, adapter: str | None) -> str:
+    """A warning where the adapter names another base, said at once; empty otherwise."""
+    from s3lora.lab.base_names import other_base
+
+    mismatch = other_base(open_adapter(adapter), model) if adapter else ""
+    if mismatch:
+        say(f"warning: {mismatch}")
+    return mismatch
 
 
 def _refuse(options: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NAMES = {
     "refusal_rate": "refusal rate",
-    "attack_success": "attack success",
+    "attack_success": "1 − keyword refusal",
     "log_odds_harmful": "refusal log-odds",
     "margin_harmful": "refusal margin",
     "harmfulness_score": "harmfulness, judge",
@@ -63,6 +63,7 @@ LARGE = 1000.0
 def show(found: Evaluation, title: Mapping[str, str], scorer: str, console: Console) -> None:
     """Print all figures, the differences, and what must not be overlooked."""
     lines = Lines(console)
+    _show_headline(found, lines)
     _show_title(title, lines)
     for block, about in _headings(found, scorer).items():
         _show_block(found.states, block, about, lines)
@@ -74,6 +75,7 @@ def show(found: Evaluation, title: Mapping[str, str], scorer: str, console: Cons
 def show_suite(found: SuiteRun, title: Mapping[str, str], console: Console) -> None:
     """Print the figures of a suite, the differences, and where the logs are."""
     lines = Lines(console)
+    _show_headline(found, lines)
     _show_title(title, lines)
     sides = ", ".join(f"{count} {side}" for side, count in found.asked.items())
     for block, about in SUITE_HEADINGS.items():
@@ -81,6 +83,12 @@ def show_suite(found: SuiteRun, title: Mapping[str, str], console: Console) -> N
     _show_rest(found, lines)
     for name, log in found.logs.items():
         lines.say(log, head=f"log of {name}: ", indent="  ")
+
+
+def _show_headline(found: Evaluation | SuiteRun, lines: Lines) -> None:
+    """What has to be known before any figure is read."""
+    if found.headline:
+        lines.say(found.headline, style="bold red", head="WARNING ", indent="  ")
 
 
 def _show_title(title: Mapping[str, str], lines: Lines) -> None:
@@ -98,7 +106,8 @@ def _show_rest(found: Evaluation | SuiteRun, lines: Lines) -> None:
     for note in (*found.notes, *_missing(found.states)):
         lines.say(f"{note}.", style="dim", head="Note: ", indent="  ")
     for warning in found.warnings:
-        lines.say(warning, style="bold red", head="WARNING ", indent="  ")
+        if warning != found.headline:  # which stands above
+            lines.say(warning, style="bold red", head="WARNING ", indent="  ")
 
 
 def _headings(found: Evaluation, scorer: str) -> dict[Block, str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s3lora.cli.lab import MODEL, needing_lab, only_ours
+from s3lora.cli.interrupts import kept_words
+from s3lora.cli.lab import MODEL, needing_lab, only_ours, say
 from s3lora.cli.options import TABLE_OR_JSON, WEIGHTS, checkpoint_from, out_path
 from s3lora.cli.output import emit_table, emit_text
 from s3lora.cli.roles import Told, fitting, role_options, workers_of
@@ -75,7 +76,7 @@ def plan(
         raise ParameterError("there is no question", hint="give it in quotes")
     if options["new_tokens"] < 1:
         raise ParameterError("a plan needs tokens", hint="--new-tokens is at least 1")
-    with only_ours():
+    with only_ours(), kept_words("nothing was written, and the same call asks anew"):
         roles = _roles(options)
         agent = _agent(roles, collection, options)
         (trace,) = agent.run([question])
@@ -138,6 +139,7 @@ class _Maker:
 
     def role(self, told: Told) -> Role:
         """The role that is told of by its keys."""
+        from s3lora.lab.base_names import other_base
         from s3lora.lab.models import load_chat
         from s3lora.lab.planner.endpoint import Endpoint
         from s3lora.lab.planner.local import Shared
@@ -151,6 +153,8 @@ class _Maker:
         if adapter is None:
             return shared.role()
         opened = open_adapter(adapter)
+        if mismatch := other_base(opened, model, shared.chat.model.config.to_dict()):
+            say(f"warning: {mismatch}")
         return shared.role(opened, self._planned(opened, file) if file else None)
 
     def _planned(self, opened: Any, file: str) -> Any:

@@ -9,7 +9,7 @@ from itertools import chain
 from s3lora.errors import ParameterError
 from s3lora.lab.chat import asked_ids
 from s3lora.lab.data import Example
-from s3lora.lab.generate import Reply, replies
+from s3lora.lab.generate import Advance, Reply, replies, unheard
 from s3lora.lab.models import Chat
 from s3lora.lab.probes import Measured, Openings, Probe, make_probe
 from s3lora.lab.recipes import Pools
@@ -113,9 +113,20 @@ def asked_of(
     )
 
 
-def answers_of(chat: Chat, asked: Asked) -> Answers:
-    """Ask the model as it is now: log-probabilities, then greedy replies."""
-    measured = asked.probe.measure(chat.model)
-    written = replies(chat, asked.tokens, asked.new_tokens)
+def answers_of(chat: Chat, asked: Asked, advance: Advance = unheard) -> Answers:
+    """Ask the model as it is now: log-probabilities, then greedy replies.
+
+    Args:
+        chat: The model.
+        asked: From `asked_of`.
+        advance: Takes how much is done, from 0 to twice the number of prompts: each is asked for
+            log-probabilities, and for a reply.
+    """
+    prompts = len(asked.tokens)
+    each = prompts / max(1, len(asked.probe.continuations))
+    measured = asked.probe.measure(chat.model, lambda count: advance(count * each))
+    written = replies(
+        chat, asked.tokens, asked.new_tokens, advance=lambda count: advance(prompts + count)
+    )
     count = len(asked.harmful)
     return Answers(measured, tuple(written[:count]), tuple(written[count:]))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
 from s3lora.lab.chat import padded
 from s3lora.lab.models import Chat
 from s3lora.lab.packing import Continuation, Pack, packs
+
+Advance = Callable[[float], None]
+"""Takes how many prompts, or continuations, are done; parts of one count."""
+
+
+def unheard(count: float) -> None:
+    """Nobody wants to know how far it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,10 @@ def log_probabilities(model: Any, pack: Pack) -> torch.Tensor:
 
 
 def mean_log_probabilities(
-    model: Any, continuations: Sequence[Continuation], limit: int = 512
+    model: Any,
+    continuations: Sequence[Continuation],
+    limit: int = 512,
+    advance: Advance = unheard,
 ) -> list[float]:
     """Mean log-probability per token of each continuation, in nats."""
     means: list[float] = []
@@ -58,11 +68,16 @@ def mean_log_probabilities(
         for pack in packs(continuations, limit):
             values = log_probabilities(model, pack)
             means += [part.mean().item() for part in values.split(pack.lengths)]
+            advance(len(means))
     return means
 
 
 def replies(
-    chat: Chat, prompts: Sequence[Sequence[int]], new_tokens: int, batch: int = 50
+    chat: Chat,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    batch: int = 50,
+    advance: Advance = unheard,
 ) -> list[Reply]:
     """Greedy replies to prompts of tokens, in the order of the prompts.
 
@@ -74,8 +89,10 @@ def replies(
     found: dict[int, Reply] = {}
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
-        written = _written(chat, [prompts[at] for at in part], head, new_tokens)
+        progress = _Steps(advance, start, len(part), new_tokens)
+        written = _written(chat, [prompts[at] for at in part], head, new_tokens, progress)
         found.update(zip(part, written, strict=True))
+        advance(len(found))
     return [found[at] for at in range(len(prompts))]
 
 
@@ -90,7 +107,7 @@ def _head(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _written(
-    chat: Chat, prompts: list[Sequence[int]], head: int, new_tokens: int
+    chat: Chat, prompts: list[Sequence[int]], head: int, new_tokens: int, progress: _Steps
 ) -> Iterator[Reply]:
     """The replies to one batch, whose prompts have `head` tokens in common."""
     tokenizer, model = chat.tokenizer, chat.model
@@ -118,6 +135,7 @@ def _written(
             pad_token_id=tokenizer.pad_token_id,
             return_dict_in_generate=True,
             output_logits=True,
+            stopping_criteria=StoppingCriteriaList([progress]),
         )
     ends = _ends(chat)
     entropies = torch.stack([_entropy(step) for step in out.logits], dim=1)  # (batch, steps)
@@ -126,6 +144,23 @@ def _written(
         ended, count = end is not None, len(row) if end is None else end + 1
         text = tokenizer.decode(row[:count], skip_special_tokens=True).strip()
         yield Reply(text, count, spread[:count].mean().item(), ended)
+
+
+class _Steps(StoppingCriteria):  # type: ignore[misc]
+    """Sees every step of a batch, which it never stops, and says how far the prompts are."""
+
+    def __init__(self, advance: Advance, before: int, prompts: int, new_tokens: int) -> None:
+        self.advance = advance
+        self.before = before
+        self.prompts = prompts
+        self.new_tokens = new_tokens
+        self.steps = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Whether to stop, shape (batch,): never."""
+        self.steps += 1
+        self.advance(self.before + self.prompts * min(1.0, self.steps / self.new_tokens))
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _ends(chat: Chat) -> set[int]:

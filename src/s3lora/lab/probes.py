@@ -17,7 +17,7 @@ import numpy as np
 
 from s3lora.lab.chat import asked_ids, encode, response_ids
 from s3lora.lab.data import Example
-from s3lora.lab.generate import mean_log_probabilities
+from s3lora.lab.generate import Advance, mean_log_probabilities, unheard
 from s3lora.lab.packing import Continuation
 from s3lora.lab.recipes import COMPLIANCE, REFUSAL
 from s3lora.linalg import Array
@@ -105,9 +105,15 @@ class Probe:
         sums = [mean * len(one.tokens) for one, mean in zip(asked, means, strict=True)]
         return np.array(sums, np.float64).reshape(-1, self.width)[:, 2:]
 
-    def measure(self, model: Any) -> Measured:
-        """Ask the model."""
-        return self.figures(mean_log_probabilities(model, self.continuations))
+    def measure(self, model: Any, advance: Advance = unheard) -> Measured:
+        """Ask the model.
+
+        Args:
+            model: Of transformers, as it is to be asked.
+            advance: Takes how many continuations are done.
+        """
+        means = mean_log_probabilities(model, self.continuations, advance=advance)
+        return self.figures(means)
 
     def log_odds_weights(self, means: Sequence[float]) -> list[float]:
         """Derivatives of the mean refusal log-odds by the log-probability of each harmful opening.

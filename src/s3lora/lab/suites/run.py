@@ -22,6 +22,7 @@ from s3lora.errors import DataError, ParameterError, S3LoraError
 from s3lora.lab.endpoints import NO_KEY, Address, address_of, async_http_client, hidden, reason
 from s3lora.lab.evaluate import Difference, Say, State, differences
 from s3lora.lab.evaluation_figures import Result
+from s3lora.lab.evaluation_warnings import little_to_restore
 from s3lora.lab.metrics import judge as judging
 from s3lora.lab.planner.figures import UNKNOWN
 from s3lora.lab.suites.cases import Case, from_record
@@ -53,6 +54,8 @@ class SuiteRun:
     differences: tuple[Difference, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+    headline: str = ""
+    """What is to be read before any figure, the first of the warnings; empty if nothing is."""
 
 
 def run(
@@ -82,7 +85,7 @@ def run(
     given = {name: value for name, value in arguments.items() if value is not None}
     found: list[State] = []
     asked: Mapping[str, int] = {}
-    files, notes = {}, []
+    files, notes, headline = {}, [], ""
     with _opened(roles) as models:
         for name, state in states.items():
             say(f"{name}: {suite} through Inspect")
@@ -90,8 +93,11 @@ def run(
             asked, files[name] = _asked(log), log.location
             notes += [f"{name}: {told}" for told in (*_errors(log), *_ends(log))]
             found.append(State(name, modules, tuple(_results(log))))
+            if len(found) == 1 and (headline := little_to_restore(found[0])):
+                say(f"warning: {headline}")
     told = tuple(differences(found))
-    return SuiteRun(suite, asked, tuple(found), files, told, tuple(_broken(found)), tuple(notes))
+    warnings = (*([headline] if headline else []), *_broken(found))
+    return SuiteRun(suite, asked, tuple(found), files, told, warnings, tuple(notes), headline)
 
 
 def endpoint(part: str, address: str, name: str, key: str | None) -> Model:
