@@ -146,7 +146,7 @@ def _written(
         yield Reply(text, count, spread[:count].mean().item(), ended)
 
 
-class _Steps(StoppingCriteria):  # type: ignore[misc]
+class _Steps(StoppingCriteria):
     """Sees every step of a batch, which it never stops, and says how far the prompts are."""
 
     def __init__(self, advance: Advance, before: int, prompts: int, new_tokens: int) -> None:
