@@ -55,7 +55,7 @@ def adapter(tmp_path_factory):
         ("Paris is a city in France, and in spring all of its museums are full of visitors.",
          "shares no word with its prompt"),
         ("锁" * 40, None),
-        ("Picking begins with patience and a steady hand, as anybody in that trade will say.", None),
+        ("Picking begins with patience and a steady hand, as anybody in the trade says.", None),
     ],
 )  # fmt: skip
 def test_what_shows_that_a_reply_is_no_answer(reply, fault):
