@@ -155,3 +155,15 @@ def test_the_command_offers_what_there_is():
     figure = next(p for p in cli.commands["plot"].params if p.name == "figure")
     assert list(figure.type.choices) == list(FIGURES)
     assert len(MANY) == 48
+
+
+def test_scores_that_no_axis_can_show_are_an_error_of_ours():
+    names = ("model.layers.0.q_proj", "model.layers.1.q_proj")
+    report = made_up(names, skipped=0)
+    scores = tuple(
+        replace(score, value=sign * 1.79e308)
+        for score, sign in zip(report.table.scores, (1, -1), strict=True)
+    )
+    report = replace(report, table=replace(report.table, scores=scores))
+    with pytest.raises(ParameterError, match="beyond what an axis can show"):
+        render(report, "heat", "svg")

@@ -5,6 +5,7 @@ Needs matplotlib (extra `plot`). A figure is a vector, and the same result gives
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -55,6 +56,11 @@ def _heat(result: Result, method: str, top: int) -> Any:
     if not found.stacks or not known:
         raise ParameterError(
             "no module with a score is in a layer", hint="plot the spectra: --figure spectra"
+        )
+    if not math.isfinite(2 * (max(known) - min(known))):
+        raise ParameterError(
+            f"scores from {min(known):.3g} to {max(known):.3g} are beyond what an axis can show",
+            hint="print the table, or plot the spectra: --figure spectra",
         )
     colours = import_module("matplotlib.colors")
     norm = colours.Normalize(min(known), max(known))
