@@ -515,7 +515,7 @@ def test_table_is_eighty_columns_wide(example_size, words, monkeypatch):
 
 def test_low_findings_and_all_rows_are_shown_on_request(example_size):
     brief, full = run("scan", example_size).stdout, run("scan", example_size, "-v").stdout
-    assert "1 low ones are listed with -v" in brief
+    assert "listed with -v" in brief
     assert "more; -v shows all" in brief
     assert "unscanned-sibling: training_args.bin" in full
     assert len(re.findall(r"^ *\d+ .* model\.layers", full, re.MULTILINE)) == 210
