@@ -105,7 +105,7 @@ def only_ours() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if sys.stderr.isatty():
-        hub.enable_progress_bars()  # of downloads from a hub: they take long, and have rate and time
+        hub.enable_progress_bars()  # downloads from a hub take long
     try:
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), catch_warnings():
             simplefilter("ignore", FutureWarning)
