@@ -18,7 +18,7 @@ from adapters import Q, V, write_adapter
 from s3lora import open_adapter, prune
 from s3lora.cli import cli
 from s3lora.edits import EDITORS, Flatten, make_editor
-from s3lora.errors import AdapterError, ParameterError, S3LoraError
+from s3lora.errors import ParameterError, S3LoraError
 from s3lora.lab.evaluation_plan import planned_again, read_plan
 from test_results_mutated import VALUES, changed, places
 
@@ -108,9 +108,9 @@ def test_what_is_no_plan_is_a_parameter_error(files, wrong):
 @pytest.mark.parametrize(
     ("document", "what"),
     [
-        ({"kind": "plan", "question": "?"}, "an agent's plan"),
-        ({"kind": "rank", "adapter": "a"}, "a ranking"),
-        ({"kind": "scan", "adapter": {}}, "a scan, in which nothing is planned"),
+        ({"kind": "plan", "question": "?"}, "`s3lora plan`"),
+        ({"kind": "rank", "adapter": "a"}, "`s3lora rank`"),
+        ({"kind": "scan", "adapter": {}}, "`s3lora scan`"),
     ],
 )
 def test_another_document_of_ours_is_named_as_what_it_is(files, document, what):
@@ -130,5 +130,5 @@ def test_a_pipe_a_device_and_a_file_that_is_too_large_are_refused(tmp_path, monk
         read_plan(tmp_path / "large")
     (tmp_path / "odd").write_bytes(b"[")
     monkeypatch.undo()
-    with pytest.raises(AdapterError):
+    with pytest.raises(ParameterError, match="not valid JSON"):
         read_plan(tmp_path / "odd")
