@@ -40,6 +40,7 @@ from adapters import (
 from s3lora import Named, TopK, open_adapter, plan, prune, scan
 from s3lora.adapter import Adapter, Drop, ModuleName, Zero
 from s3lora.cli import cli
+from s3lora.edits.truncate import Truncate
 from s3lora.errors import AdapterError, OutputError, ParameterError, UnsupportedError
 from s3lora.io import atomic
 from s3lora.io.atomic import new_folder, write_file
@@ -1336,3 +1337,58 @@ def test_a_name_that_is_too_long_is_an_error_and_no_traceback(make, tmp_path, le
         prune(open_adapter(make()), [Q], tmp_path / ("x" * length))
     with pytest.raises(OutputError):
         write_file(tmp_path / ("x" * length), "text")
+
+
+# --- modules that share one target
+
+
+def attention(folder: Path, **config: Any) -> Path:
+    """Two `nn.MultiheadAttention`s as PEFT saves them, each with two pairs of factors."""
+    tensors: dict[str, Any] = {}
+    for at in range(2):
+        tensors |= lora(f"blocks.{at}.attn", *factors(m=18, seed=at))
+        tensors |= lora(f"blocks.{at}.attn.base_layer.out_proj", *factors(m=6, seed=9 + at))
+    tensors[f"{PREFIX}blocks.0.attn.base_layer.out_proj.base_layer.bias"] = draw(6)
+    return write_tensors(folder, tensors, **{"target_modules": ["attn"], "bias": "all"} | config)
+
+
+def test_an_attention_has_its_two_projections_under_one_target_rank_and_scale(make):
+    patterns = {"rank_pattern": {"out_proj": 5}, "alpha_pattern": {"0.attn": 1}}
+    adapter = open_adapter(make(by=attention, **patterns))
+    assert adapter.names == (
+        "blocks.0.attn",
+        "blocks.0.attn.out_proj",
+        "blocks.1.attn",
+        "blocks.1.attn.out_proj",
+    )
+    assert [slot.scaling for slot in adapter.slots.values()] == [0.5, 0.5, 3.0, 3.0]
+    told = {(finding.rule, finding.severity) for finding in adapter.findings}
+    assert told == {("dead-pattern", "low"), ("base-weight-payload", "low")}
+
+
+def test_one_projection_of_an_attention_stays_with_b_zeroed_and_both_are_dropped(make, out):
+    source = open_adapter(make(by=attention))
+    gone = ["blocks.0.attn", "blocks.0.attn.out_proj", "blocks.1.attn.out_proj"]
+    written = prune(source, gone, out)
+    assert written.names == ("blocks.1.attn", "blocks.1.attn.out_proj")
+    assert config_of(out)["target_modules"] == ["blocks.1.attn"]
+    assert update(written, "blocks.1.attn").any()
+    assert not update(written, "blocks.1.attn.out_proj").any()
+    assert f"{PREFIX}blocks.0.attn.out_proj.bias" in written.tensors.infos
+
+
+def test_one_projection_of_an_attention_cannot_have_a_rank_of_its_own(make):
+    source = open_adapter(make(by=attention))
+    with pytest.raises(UnsupportedError, match="PEFT has one for the whole attention"):
+        plan(source, ["blocks.0.attn.out_proj"], edit=Truncate(energy=0.01))
+
+
+def test_a_linear_module_that_is_called_as_a_parameter_is_dropped(make, out):
+    dense = "model.layers.1.mlp.down_proj"
+    tensors = lora(EXPERTS, draw(6, 5), draw(8, 6)) | lora(dense, *factors()) | lora(Q, *factors())
+    config = {"target_modules": ["q_proj", "down_proj"], "target_parameters": ["down_proj"]}
+    source = open_adapter(make(tensors, **config, by=write_tensors))
+    written = prune(source, [dense, f"{EXPERTS}.down_proj[0]"], out)
+    assert dense not in written.names
+    assert not update(written, f"{EXPERTS}.down_proj[0]").any()
+    assert config_of(out)["target_modules"] == [Q]

@@ -68,10 +68,10 @@ def adapter_from(
             f"{tensors.path} holds no LoRA tensors ({len(tensors.infos)} tensors in all)",
             hint="a partitioned (ZeRO-3) run must gather the weights before it saves them",
         )
+    payload = Payload(others, tensors.infos, config)
     matcher = Matcher()
     groups, odd_keys = group_tensors(parsed, _stacks(config, parsed, matcher))
     carried = list(dict.fromkeys(group.target for group in groups))
-    payload = Payload(others, tensors.infos, config)
     resolved = resolve(config, carried, matcher, saved=payload.saved_modules)
     embedded = [group.target for group in groups if group.embedding]
     settings = setting_findings(config, frozenset(carried), embedded)

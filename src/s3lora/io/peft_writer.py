@@ -17,9 +17,10 @@ from s3lora.adapter import Adapter, Drop, Edit, ModuleName, Replace, Slot, Zero
 from s3lora.errors import ParameterError, UnsupportedError
 from s3lora.io.peft import PREFIX
 from s3lora.io.peft_config import validated
+from s3lora.io.peft_folding import folded, folded_tensors, patterned
 from s3lora.io.peft_keys import OUT_PROJ
 from s3lora.io.peft_targets import resolve
-from s3lora.io.safetensors import CHUNK, FLOATS, TensorFile
+from s3lora.io.safetensors import CHUNK, TensorFile
 from s3lora.io.safetensors_writer import Stored, stored, write
 from s3lora.io.sources import CONFIG, WEIGHTS
 
@@ -46,10 +47,10 @@ def write_adapter(adapter: Adapter, edits: Edits, folder: Path, *, fold_scale: b
     config = edited_config(adapter, edits)
     tensors = _edited_tensors(adapter, edits)
     if fold_scale:
-        patterned = _patterned(config)
+        differing = patterned(config)
         config = folded_config(adapter, edits, config)
-        if patterned:
-            tensors = _folded_tensors(_staying(adapter, edits), tensors, config["r"])
+        if differing:
+            tensors = folded_tensors(_staying(adapter, edits), tensors, config["r"])
     with (folder / WEIGHTS).open("wb") as file:
         write(file, tensors, _file(adapter).metadata)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -95,10 +96,12 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
 
     Raises:
         ParameterError: if the names that stay cannot be told from one that leaves.
+        UnsupportedError: if one of two modules that share a rank would have another.
     """
     config = dict(adapter.config)
     stay = _staying(adapter, edits)
     changed = {n: s.rank for n, s in stay.items() if s.rank != adapter.slots[n].rank}
+    _refuse_half(adapter, changed)
     if changed:
         config["rank_pattern"] = changed | {
             key: rank
@@ -120,6 +123,17 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
         if config.get(field):
             config[field] = {k: v for k, v in config[field].items() if k not in dead}
     return config
+
+
+def _refuse_half(adapter: Adapter, changed: Iterable[ModuleName]) -> None:
+    """PEFT has one rank for all modules of a target: both projections of an attention."""
+    shared = {slot.target for slot in adapter.slots.values() if slot.target}
+    for name in changed:
+        if _target(name, adapter.slots[name]) in shared:
+            raise UnsupportedError(
+                f"{name} cannot be given another rank: PEFT has one for the whole attention",
+                hint="use --edit drop or zero, or choose other modules",
+            )
 
 
 def _target(name: ModuleName, slot: Slot) -> ModuleName:
@@ -232,17 +246,8 @@ def _place(key: str, slot: Slot) -> tuple[slice, ...]:
     return (slice(None), slice(slot.expert, None, slot.experts))
 
 
-def _patterned(config: Mapping[str, Any]) -> bool:
-    return any(config.get(field) for field in ("rank_pattern", "alpha_pattern"))
-
-
 def folded_config(adapter: Adapter, edits: Edits, config: dict[str, Any]) -> dict[str, Any]:
-    """The config with one scale and one rank for all modules.
-
-    A rank-stabilised scale that is the same for all modules becomes a plain one in the config
-    alone: lora_alpha = s·r, no tensor is touched. With rank or alpha patterns every B takes its
-    scale in, both factors are padded with zeros to the largest rank, all in float32, and the
-    config says r = lora_alpha.
+    """The config with one scale and one rank for all modules; see `s3lora.io.peft_folding.folded`.
 
     Args:
         adapter: From `open_adapter`.
@@ -252,67 +257,4 @@ def folded_config(adapter: Adapter, edits: Edits, config: dict[str, Any]) -> dic
     Raises:
         UnsupportedError: if a module that stays cannot be judged, or experts are stacked.
     """
-    stay = _staying(adapter, edits)
-    for name, slot in stay.items():
-        if slot.unscored:
-            raise UnsupportedError(
-                f"cannot fold the scale of {name}: {slot.unscored}", hint="leave --fold-scale out"
-            )
-    plain: dict[str, Any] = {"use_rslora": False} if "use_rslora" in config else {}
-    if not _patterned(config):
-        if config.get("use_rslora"):
-            source = validated(config)
-            plain["lora_alpha"] = _whole(source.alpha * math.sqrt(source.r))
-        return config | plain
-    if any(slot.kind == "expert" for slot in stay.values()):
-        raise UnsupportedError(
-            "cannot fold rank or alpha patterns into stacked experts",
-            hint="leave --fold-scale out, or take the patterns out when training",
-        )
-    rank = max(slot.rank for slot in stay.values())
-    patterns: dict[str, Any] = {
-        field: {} for field in ("rank_pattern", "alpha_pattern") if field in config
-    }
-    return config | plain | patterns | {"r": rank, "lora_alpha": rank}
-
-
-def _whole(alpha: float) -> int | float:
-    """A scale as a config has it: a whole number where it is one."""
-    if not math.isfinite(alpha):
-        raise UnsupportedError(
-            "the folded lora_alpha does not fit float64", hint="leave --fold-scale out"
-        )
-    return int(alpha) if alpha.is_integer() and abs(alpha) < 2**53 else alpha
-
-
-def _folded_tensors(
-    stay: Mapping[ModuleName, Slot], tensors: Iterable[Stored], rank: int
-) -> Iterator[Stored]:
-    """The tensors with every module's scale in B, padded to the common rank, in float32."""
-    owners = {key: slot for slot in stay.values() for key in slot.keys[:2]}
-    for tensor in tensors:
-        slot = owners.get(tensor.key)
-        yield _folded(tensor, slot, rank) if slot else tensor
-
-
-def _folded(tensor: Stored, slot: Slot, rank: int) -> Stored:
-    axis = slot.keys.index(tensor.key)  # A has its rank in front, B behind the rows
-    shape = list(tensor.shape)
-    shape[axis] = rank
-    padding = [(0, 0)] * len(shape)
-    padding[axis] = (0, rank - slot.rank)
-
-    def chunks() -> Iterator[bytes]:
-        raw = np.frombuffer(b"".join(tensor.chunks), FLOATS[tensor.dtype])
-        array = raw.reshape(tensor.shape).astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            small = (array * (slot.scaling if axis else 1.0)).astype(np.float32)
-        if (~np.isfinite(small) & np.isfinite(array)).any():
-            raise UnsupportedError(
-                f"{tensor.key} does not fit float32 with its scale in it",
-                hint="leave --fold-scale out",
-            )
-        yield np.pad(small, padding).tobytes()
-
-    nbytes = 4 * math.prod(shape)
-    return replace(tensor, dtype="F32", shape=tuple(shape), chunks=chunks(), nbytes=nbytes)
+    return folded(_staying(adapter, edits), config)
