@@ -43,8 +43,11 @@ class Update:
 
     @property
     def live(self) -> bool:
-        """Whether it changes anything."""
-        return bool(np.any(self.B) and np.any(self.A) and self.scaling)
+        """Whether it changes anything; an orthogonal start has factors and an update of zero."""
+        if np.isnan(self.delta).any():
+            return bool(np.any(self.A) and np.any(self.B))
+        sizes = abs(self.scaling) * np.abs(self.A).max() * np.abs(self.B).max()
+        return bool(np.abs(self.delta).max() > 1e-5 * sizes)
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,12 @@ def without(
                 found = [adapter.tensors.read(k) for k in carried if k in adapter.tensors.infos]
                 weights[key] = torch.from_numpy(found[0].copy()) if found else base[key]
     return weights
+
+
+def shares_weight(model: nn.Module, name: str) -> bool:
+    """Whether the weight of a module is another one's too."""
+    places = [p.data_ptr() for p in model.state_dict().values()]
+    return places.count(model.get_submodule(name).weight.data_ptr()) > 1  # type: ignore[union-attr,operator]
 
 
 def _zero(layer: LoraLayer, slot: Slot) -> None:

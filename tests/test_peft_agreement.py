@@ -21,17 +21,15 @@ from adapter_changes import changed
 from adapters import CONFIG
 from architectures import ARCHITECTURES, fresh
 from lora_configs import Fields, Random, one, save, saved, some
-from peft_reading import Reading, Update, loaded, merged, quietly, reading, without
+from peft_reading import Reading, Update, loaded, merged, quietly, reading, shares_weight, without
 from s3lora import open_adapter, prune
-from s3lora.adapter import Adapter, ModuleName, Slot, arranged
+from s3lora.adapter import Adapter, Slot, arranged
 from s3lora.errors import AdapterError, ParameterError, S3LoraError, UnsupportedError
 from s3lora.findings import Finding, at_least
 from s3lora.io import patterns
 from s3lora.io.peft_config import validated
 
-pytestmark = pytest.mark.xfail(strict=False, reason="known disagreements are being mended")
-
-CASES = int(os.environ.get("PEFT_AGREEMENT_CASES", "10"))
+CASES = int(os.environ.get("PEFT_AGREEMENT_CASES", "8"))
 SEED = int(os.environ.get("PEFT_AGREEMENT_SEED", "0"))
 
 
@@ -89,7 +87,8 @@ def faults(folder: Path, name: str, random: Random, before: Adapter | None) -> I
             yield f"s3lora refuses what PEFT saved: {error}"
         return
     warned = at_least(adapter.findings, "medium")
-    explained = not set(warned) <= set(before.findings if before else ())
+    lasting = [finding for finding in warned if finding.rule == "random-module"]
+    explained = bool(lasting) or not set(warned) <= set(before.findings if before else ())
     try:
         peft = reading(name, folder)
     except Exception as error:  # PEFT raises whatever it runs into
@@ -104,7 +103,7 @@ def faults(folder: Path, name: str, random: Random, before: Adapter | None) -> I
         yield from (f"s3lora lacks {name}" for name in sorted(missing))
         yield from (f"finding: {f}" for f in warned if not expected(f, adapter))
     payload = [f for f in adapter.findings if f.rule == "base-weight-payload"]
-    replaced = [tensor for tensor in peft.replaced if not restarted(adapter, tensor)]
+    replaced = [tensor for tensor in peft.replaced if not restarted(adapter, peft, tensor)]
     if replaced and not payload and not adapter.config.get("layer_replication"):
         yield f"PEFT replaces {sorted(replaced)}, and nothing is said"
     if not differences and not at_least(adapter.findings, "high"):
@@ -118,8 +117,9 @@ def pruned_faults(
     if len(adapter.names) == 1:
         return
     gone = some(random, adapter.names, len(adapter.names) - 1)
-    if adapter.config.get("layer_replication") and any(adapter.slots[n].unscored for n in gone):
-        return  # repeated layers share their weights, so one cannot be put back alone
+    whole = [module for module in gone if adapter.slots[module].unscored]
+    if any(shares_weight(peft.model.get_base_model(), module) for module in whole):
+        return  # of what is shared, one cannot be put back alone
     out = folder.with_name(f"{folder.name} pruned")
     try:
         prune(adapter, gone, out, target=one(random, ("minimal", "fused-safe", "zero-fill")))
@@ -145,10 +145,9 @@ def expected(finding: Finding, adapter: Adapter) -> bool:
     return finding.rule in ("replicated-layers", "tied-update", "imported-code", "random-module")
 
 
-def restarted(adapter: Adapter, tensor: str) -> bool:
+def restarted(adapter: Adapter, peft: Reading, tensor: str) -> bool:
     """Whether PEFT cuts a start out of this tensor (PiSSA, OLoRA), which is no payload."""
-    slot = adapter.slots.get(ModuleName(tensor.rpartition(".")[0]))
-    return slot is not None and bool(slot.unscored) and validated(adapter.config).rebased
+    return tensor.rpartition(".")[0] in peft.updates and validated(adapter.config).rebased
 
 
 def case(folder: Path, name: str, number: int) -> list[str]:

@@ -89,9 +89,9 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, tuple[str, str]]]] = {
         {"layers_pattern": "layers"},
         {"layers_pattern": ("refused-setting", "medium")},
     ),
-    "orthogonal at rank 3": (
+    "orthogonal, and an odd rank of no module": (
         {"init_lora_weights": "orthogonal", "rank_pattern": {"no": 3}},
-        {"no": ("dead-pattern", "low"), "init_lora_weights": ("refused-setting", "medium")},
+        {"no": ("dead-pattern", "low")},
     ),
     "tying where no embedding is": ({"ensure_weight_tying": True}, {}),
 }

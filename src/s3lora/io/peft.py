@@ -19,9 +19,9 @@ from s3lora.io.patterns import Matcher
 from s3lora.io.peft_config import OTHER_VARIANTS, PeftConfig
 from s3lora.io.peft_keys import PREFIX, Group, ParsedKey, group_tensors, parse_keys
 from s3lora.io.peft_payload import Payload
-from s3lora.io.peft_settings import TIED, setting_findings
+from s3lora.io.peft_settings import setting_findings
 from s3lora.io.peft_stacks import Stacks, unwrapped
-from s3lora.io.peft_targets import Resolved, resolve, targeted_modules
+from s3lora.io.peft_targets import TIED, Resolved, resolve, targeted_modules
 from s3lora.io.safetensors import FLOATS, HINT, MAX_TENSORS, TensorFile, TensorInfo
 
 __all__ = ["PREFIX", "adapter_from"]
@@ -74,7 +74,7 @@ def adapter_from(
     carried = list(dict.fromkeys(group.target for group in groups))
     resolved = resolve(config, carried, matcher, saved=payload.saved_modules)
     embedded = [group.target for group in groups if group.embedding]
-    settings = setting_findings(config, frozenset(carried), embedded)
+    settings = setting_findings(config, resolved.rank, embedded)
     rows = [*findings, *odd_keys, *_few(resolved.findings), *_few(settings)]
     slots: dict[ModuleName, Slot] = {}
     paths: dict[str, Slot] = {}
@@ -86,6 +86,7 @@ def adapter_from(
             raise AdapterError(f"{tensors.path} stacks more than {MAX_TENSORS} experts", hint=HINT)
         for name, one in _unstacked(group, slot):
             rows += _add(slots, name, one)
+    rows += _uneven_stacks(slots)
     rows += payload.findings(paths)
     rows.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Adapter(ref, config.raw, by_name(slots), tensors, tuple(rows))
@@ -120,6 +121,19 @@ def _add(slots: dict[ModuleName, Slot], name: ModuleName, slot: Slot) -> list[Fi
     return [Finding("ambiguous-module", "high", name, "two modules of the file have this name")]
 
 
+def _uneven_stacks(slots: Mapping[ModuleName, Slot]) -> Iterator[Finding]:
+    """Modules whose stacked parameters hold different numbers of experts at the config's ranks."""
+    first: dict[str, Slot] = {}
+    for slot in slots.values():
+        if slot.experts == 1 or slot.expert:
+            continue
+        module = slot.parameter.rpartition(".")[0]
+        other = first.setdefault(module, slot)
+        if other.experts != slot.experts:
+            text = f"at its rank it has {slot.experts} experts, {other.parameter} {other.experts}"
+            yield Finding("shape-mismatch", "high", slot.parameter, text)
+
+
 def _slot(
     group: Group, infos: Mapping[str, TensorInfo], config: PeftConfig, resolved: Resolved
 ) -> tuple[Slot, list[Finding]]:
@@ -127,7 +141,7 @@ def _slot(
     name, keys = group.name, group.keys
     scaling, rank = resolved.scaling[group.target], resolved.rank[group.target]
     findings = _extra_findings(group, config)
-    tied = config.raw.get("ensure_weight_tying") and name.rpartition(".")[2] in TIED
+    tied = resolved.ties and name.rpartition(".")[2] in TIED
     if not tied and not _targeted(group, infos, config, resolved):
         text = "the config does not target it: PEFT leaves it out, vLLM and llama.cpp apply it"
         findings.append(Finding("untargeted-module", "high", name, text))
@@ -147,7 +161,8 @@ def _slot(
         slot = replace(slot, kind="embedding", shape=(columns, B.shape[0]))
     if group.stacked:
         slot = replace(slot, kind="expert", rank=rank, experts=A.shape[0] // rank)
-    slot = replace(slot, transposed=bool(config.raw.get("fan_in_fan_out")))
+    if slot.kind == "linear":
+        slot = replace(slot, transposed=bool(config.raw.get("fan_in_fan_out")))
     unscored = _unscored(group, (A, B), config)
     if slot.rank > MAX_RANK:
         unscored = f"its rank is {slot.rank}, more than {MAX_RANK}"
@@ -158,6 +173,8 @@ def _targeted(
     group: Group, infos: Mapping[str, TensorInfo], config: PeftConfig, resolved: Resolved
 ) -> bool:
     """Whether PEFT would adapt the module; `all-linear` means linear layers and no others."""
+    if group.stacked:
+        return True
     if group.target not in resolved.targeted:
         return False
     factors = [infos[key] for part in group.pair for key in group.parts.get(part, ())]

@@ -81,7 +81,7 @@ def _clean(path: str) -> tuple[str, tuple[Severity, str] | None]:
         return name, ("medium", f"the key lacks the prefix {PREFIX!r}: PEFT ignores it")
     if prefixed != PREFIX + name:
         return name, ("medium", f"the key has the prefix {PREFIX!r} twice: PEFT ignores it")
-    if name.startswith("module."):
+    if "module" in name.split("."):
         text = "the key holds the module of a parallel model: PEFT ignores it unless the base has"
         return name, ("medium", f"{text} a module of that name")
     if name.startswith("language_model."):

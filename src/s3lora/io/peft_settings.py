@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from s3lora.findings import Finding
 from s3lora.io.config_fields import shown
 from s3lora.io.peft_config import DEFAULTS, KNOWN_FIELDS, PeftConfig
+from s3lora.io.peft_targets import TIED
 
 MEGATRON = "megatron.core"
 KNOWN_LIBRARIES = frozenset(
@@ -20,25 +21,24 @@ REMOTE_CODE = "transformers_modules"
 """Where transformers keeps the code that came with a base model."""
 NEVER_STACKED = ("lora_dropout", "fan_in_fan_out", "lora_bias", "use_dora")
 """What PEFT does not do to a parameter."""
-TIED = frozenset(("embed_tokens", "lm_head"))
-"""What PEFT calls the layers that share their weight in many models."""
 
 
 def setting_findings(
-    config: PeftConfig, carried: Collection[str], embedded: Collection[str]
+    config: PeftConfig, carried: Mapping[str, int], embedded: Collection[str]
 ) -> Iterator[Finding]:
     """What the settings themselves bring up.
 
     Args:
         config: The validated config.
-        carried: The modules and stacked parameters of the file, as the config knows them.
+        carried: The modules and stacked parameters of the file, as the config knows them, and the
+            rank that it gives each.
         embedded: Those of them that are embeddings.
     """
     yield from _imports(config.raw)
     yield from _changed_use(config)
     yield from _random(config, carried)
     yield from _tied(config, carried, embedded)
-    for conflict in _conflicts(config):
+    for conflict in _conflicts(config, carried.values()):
         yield Finding("refused-setting", "medium", *conflict)
     for name, value in DEFAULTS.items():
         if name not in config.raw:
@@ -105,7 +105,7 @@ def _tied(
         yield Finding("tied-update", "medium", "ensure_weight_tying", text)
 
 
-def _conflicts(config: PeftConfig) -> Iterator[tuple[str, str]]:
+def _conflicts(config: PeftConfig, ranks: Collection[int]) -> Iterator[tuple[str, str]]:
     """Settings that PEFT refuses together: where, and why."""
     raw = config.raw
     init = raw.get("init_lora_weights", True)
@@ -120,5 +120,5 @@ def _conflicts(config: PeftConfig) -> Iterator[tuple[str, str]]:
     for name in NEVER_STACKED if config.parameters else ():
         if raw.get(name):
             yield name, "PEFT refuses it together with target_parameters"
-    if init == "orthogonal" and any(r % 2 for r in (config.r, *config.ranks.values())):
+    if init == "orthogonal" and any(r % 2 for r in ranks):
         yield "init_lora_weights", "PEFT refuses an orthogonal start at an odd rank"

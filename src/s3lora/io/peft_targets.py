@@ -26,6 +26,8 @@ OUTPUT_LAYERS = ("lm_head", "embed_out")
 PARAMETERS = ("weight", "bias")
 """No module is called so; PEFT leaves the words in `target_modules` where it turns an expression
 into parameters of experts."""
+TIED = frozenset(("embed_tokens", "lm_head"))
+"""What PEFT calls the layers that share their weight in many models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,9 @@ class Resolved:
     rank: Mapping[str, int]
     """r by module, as the config has it."""
     targeted: frozenset[str]
-    """The modules that PEFT would adapt."""
+    """The modules that PEFT would adapt by `target_modules`."""
+    ties: bool
+    """Whether PEFT would adapt what shares its weight with a targeted embedding too."""
     dead: frozenset[str]
     """The rank and alpha patterns that match no module."""
     findings: tuple[Finding, ...]
@@ -76,9 +80,8 @@ def resolve(
             for name, r in rank.items()
         },
         rank=rank,
-        targeted=frozenset(
-            _ending_in(config.parameters, names) | (chosen - _left_out(config, names, matcher))
-        ),
+        targeted=frozenset(chosen - _left_out(config, names, matcher)),
+        ties=_ties(config, matcher),
         dead=frozenset(dead),
         findings=(*_dead_patterns(dead), *_missing_targets(config, names, chosen, matcher, saved)),
     )
@@ -158,6 +161,21 @@ def _dead_patterns(keys: Iterable[str]) -> list[Finding]:
     return [Finding("dead-pattern", "low", shown(key), text) for key in sorted(keys)]
 
 
+def _ties(config: PeftConfig, matcher: Matcher) -> bool:
+    """Whether `ensure_weight_tying` reaches `target_modules`.
+
+    PEFT asks whether a target is called `embed_tokens` or `lm_head`, whatever the base model calls
+    them; where one of `modules_to_save` is, it ties those alone.
+    """
+    if not config.raw.get("ensure_weight_tying"):
+        return False
+    if any(name.rpartition(".")[2] in TIED for name in config.saved):
+        return False
+    if isinstance(config.targets, str):
+        return not config.every_linear and bool(matcher.whole(config.targets, sorted(TIED)))
+    return any(name.rpartition(".")[2] in TIED for name in config.targets or ())
+
+
 def _missing_targets(
     config: PeftConfig,
     names: Sequence[str],
@@ -187,9 +205,10 @@ def _explained(config: PeftConfig, absent: Sequence[str], matcher: Matcher) -> C
     """The targets that the file rightly lacks, or may: the config takes them out again.
 
     Which modules end in a target is the base model's to say. Where `exclude_modules` is an
-    expression, or names modules that end in the target, it may be all of them.
+    expression, or names modules that end in the target, it may be all of them; so it may where
+    `layers_to_transform` is set.
     """
-    if isinstance(config.excluded, str):
+    if isinstance(config.excluded, str) or config.layers is not None:
         return frozenset(absent)
     longer = {ending for name in config.excluded for ending in endings(name)}
     return _left_out(config, absent, matcher) | longer.intersection(absent)
