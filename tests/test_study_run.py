@@ -155,8 +155,8 @@ def test_what_a_file_leaves_out_has_a_default(tmp_path):
         ("[study]\n", r"\[study\] lacks 'model'"),
         ('[study]\nmodel = "a"\n[sizes]\nhuge = 1\n', r"\[sizes\] has no 'huge'"),
         ('[study]\nmodel = "a"\n[other]\n', "a part 'other' that no study has"),
-        ('[study]\nmodel = "a"\n[[adapter]]\nname = "x"\n', "an adapter lacks 'recipe'"),
-        ('[study]\nmodel = "a"\n[[adapter]]\nrecipe = "x"\n', "an adapter lacks 'name'"),
+        ('[study]\nmodel = "a"\n[[adapter]]\nname = "x"\n', r"\[\[adapter\]\] x lacks 'recipe'"),
+        ('[study]\nmodel = "a"\n[[adapter]]\nrecipe = "x"\n', r"\[\[adapter\]\] lacks 'name'"),
         ('[study]\nmodel = "a"\n[align]\nname = "x"\nrecipe = "y"\nspeed = 1\n', "no 'speed'"),
         ('[study]\nmodel = "a"\n[align]\nname = "x"\nrecipe = "y"\nrank = 0\n', "at least 1"),
         ('[study]\nmodel = "a"\n[[method]]\nlabel = "x"\n', r"\[\[method\]\] lacks 'method'"),
@@ -180,6 +180,100 @@ def test_a_file_with_a_fault_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ParameterError, match=message):
         read_study(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[study]\nmodel = 7\n", r"\[study\] model is 7, expected a valid string"),
+        ('study = "a"\n', r'\[study\] is "a", expected a table'),
+        ("[study]\nfolder = 1\n", r"\[study\] folder is 1, expected a valid string"),
+        ("[study]\nharmful = 'a'\n", r'\[study\] harmful is "a", expected a list'),
+        ("[study]\nharmful = ['a', 2]\n", r"\[study\] harmful\[1\] is 2, expected a valid string"),
+        ("[study]\ndraws = 'many'\n", r'\[study\] draws is "many", expected a valid integer'),
+        ("[study]\ndraws = 2.5\n", r"\[study\] draws is 2.5, expected a valid integer"),
+        ("[study]\ndraws = true\n", r"\[study\] draws is true, expected a valid integer"),
+        ("[study]\ndraws = -1\n", r"\[study\] draws is -1"),
+        ("[study]\nshares = 0.5\n", r"\[study\] shares is 0.5, expected a list"),
+        ("[study]\nshares = ['x']\n", r'\[study\] shares\[0\] is "x", expected a valid number'),
+        ("[study]\nshares = [nan]\n", r"\[study\] shares\[0\] is NaN, expected a finite number"),
+        ("[study]\nshares = []\n", r"\[study\] shares are \[\]"),
+        ("[study]\nshares = [0.5, 1.5]\n", r"\[study\] shares are \[0.5, 1.5\]"),
+        ("[study]\ncausal = 'a'\n", r'\[study\] causal is "a", expected a list'),
+        ("[study]\naligned_by = 3\n", r"\[study\] aligned_by is 3, expected a valid string"),
+        ("[sizes]\nrows = '24'\n", r'\[sizes\] rows is "24", expected a valid integer'),
+        ("[sizes]\nrows = 0\n", r"\[sizes\] rows is 0"),
+        ("[[sizes]]\nrows = 1\n", r"\[sizes\] is \[.*\], expected a table"),
+        ("[adapter]\nname = 'x'\n", r"\[\[adapter\]\] is .*, expected an array of tables"),
+        (
+            "[[adapter]]\nname = 'x'\nrecipe = 'harmless'\nrate = 'fast'\n",
+            r'\[\[adapter\]\] x rate is "fast", expected a valid number',
+        ),
+        (
+            "[[adapter]]\nname = 'x'\nrecipe = 'harmless'\ndefence_params = 3\n",
+            r"\[\[adapter\]\] x defence_params is 3, expected a table",
+        ),
+        ("[[adapter]]\nname = 4\nrecipe = 'harmless'\n", r"name is 4, expected a valid string"),
+        ("[[method]]\nmethod = 'x'\nreplies = 1\n", r"replies is 1, expected a valid boolean"),
+        ("[[method]]\nmethod = 'x'\nonly = 'o_proj'\n", r'only is "o_proj", expected a list'),
+        ("[[method]]\nmethod = 'x'\nparams = [1]\n", r"params is .*, expected a table"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_the_name_of_its_field(tmp_path, text, message):
+    path = tmp_path / "a.toml"
+    head = "" if "study" in text else '[study]\nmodel = "tiny"\n'
+    if "model" not in text:
+        text = text.replace("[study]\n", '[study]\nmodel = "tiny"\n')
+    path.write_text(head + text)
+    with pytest.raises(ParameterError, match=message) as caught:
+        read_study(path)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("[study]\nmodell = 'a'\n", "model"),
+        ("[study]\nmodel = 'tiny'\ndrawz = 3\n", "draws"),
+        ("[study]\nmodel = 'tiny'\n[size]\n", "sizes"),
+        ("[study]\nmodel = 'tiny'\n[sizes]\nrow = 3\n", "rows"),
+        ("[study]\nmodel = 'tiny'\n[align]\nname='a'\nrecipe='refusal'\nstep = 3\n", "steps"),
+        ("[study]\nmodel = 'tiny'\n[[method]]\nmethod='rows'\nreply = true\n", "replies"),
+    ],
+)
+def test_the_nearest_key_is_suggested(tmp_path, text, nearest):
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(ParameterError) as caught:
+        read_study(path)
+    assert caught.value.hint.startswith(f"did you mean {nearest!r}?")
+
+
+def test_paths_are_relative_to_the_file_of_the_study(tmp_path, monkeypatch):
+    folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
+    for name in ("checkpoint", "tiny"):
+        (folder / name).mkdir(parents=True)
+    elsewhere.mkdir()
+    (folder / "bad.jsonl").write_text("{}")
+    monkeypatch.chdir(elsewhere)
+
+    def read(model, harmful="advbench"):
+        text = f"[study]\nmodel = {model!r}\nharmful = [{harmful!r}]\n"
+        (folder / "a.toml").write_text(text)
+        return read_study(folder / "a.toml")
+
+    assert read("checkpoint").model == str(folder / "checkpoint")
+    assert read("../study/checkpoint").model == str(folder / "../study/checkpoint")
+    assert read(str(folder / "checkpoint")).model == str(folder / "checkpoint")
+    assert read("tiny").model == "tiny"  # a name of the catalogue stays a name
+    assert read("org/name").model == "org/name"
+    assert read("tiny", "bad.jsonl").harmful == (str(folder / "bad.jsonl"),)
+    assert read("tiny", "none.txt").harmful == (str(folder / "none.txt"),)
+    assert read("tiny", "hub:org/name").harmful == ("hub:org/name",)
+    (elsewhere / "here").mkdir()
+    with pytest.raises(ParameterError, match="in the working folder and not beside it") as caught:
+        read("here")
+    assert str(folder) in caught.value.hint
 
 
 @pytest.mark.parametrize("text", [None, "[study\n", b"\xff\xfe"])

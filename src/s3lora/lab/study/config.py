@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from s3lora.edits import EDITORS
 from s3lora.errors import DataError, ParameterError
+from s3lora.lab.catalog import CATALOG
+from s3lora.lab.models import BUILDERS
 from s3lora.lab.probes import Openings
 from s3lora.lab.recipes import RECIPES
+from s3lora.lab.row_files import READERS
 from s3lora.lab.settings import Settings
 from s3lora.lab.study.parts import Choice, Sizes, Study, Trained
 from s3lora.lab.study.rows import RANDOM, REFERENCES
+from s3lora.lab.study.toml_values import checked, instance, refuse_unknown, shown, table, tables
 from s3lora.lab.study.variants import VARIANTS
 from s3lora.methods import make_method
 
@@ -29,10 +34,14 @@ ALIGNED_BY = "aligned_by"
 ALIKE = ("model", "harmful", "harmless", "align")
 """What a study has from the one that it is aligned by."""
 
+PARTS = ("study", "align", "aligner", "adapter", "method", "sizes")
+"""The tables of a file."""
+
+LEAST = {"harmless": 0, "replies": 0, "random_replies": 0}
+"""The least of each size; of all others it is 1."""
+
 OWN = ("name", "recipe", "aligned", "defence", "defence_params")
 """What of an adapter's table is neither settings nor openings."""
-
-_T = TypeVar("_T")
 
 
 def read_study(path: Path) -> Study:
@@ -42,29 +51,43 @@ def read_study(path: Path) -> Study:
         DataError: if the file cannot be read.
         ParameterError: if it holds what no study has, or two adapters or choices of one name.
     """
-    told = _toml(path)
-    study = {**told.pop("study", {})}
-    borrowed = _borrowed(path, study, told) if ALIGNED_BY in study else {}
+    document = _toml(path)
+    study = {**table(document.pop("study", {}), "[study]")}
+    borrowed = _borrowed(path, study, document) if ALIGNED_BY in study else {}
     for kind in ("harmful", "harmless"):
         if kind in study:
-            study[kind] = [_beside(path, reference) for reference in study[kind]]
+            references = checked(Study, kind, study[kind], "[study]")
+            study[kind] = [_beside(path, reference, CATALOG, READERS) for reference in references]
+    if "model" in study:
+        model = checked(Study, "model", study["model"], "[study]")
+        study["model"] = _beside(path, model, BUILDERS)
+    folder = study.pop("folder", "work")
+    if not isinstance(folder, str):
+        raise ParameterError(
+            f"[study] folder is {shown(folder)}, expected a valid string", hint='such as "work"'
+        )
+    align = table(document.pop("align", {"name": "refusal", "recipe": "refusal"}), "[align]")
+    methods = tables(document.pop("method", []), "[[method]]")
     parts = {
         "results": path.parent,
-        "folder": path.parent / study.pop("folder", "work"),
-        "align": _trained(told.pop("align", {"name": "refusal", "recipe": "refusal"})),
-        "aligners": tuple(map(_trained, told.pop("aligner", []))),
-        "adapters": tuple(map(_trained, told.pop("adapter", []))),
-        "choices": tuple(_made(Choice, row, "[[method]]") for row in told.pop("method", [])),
-        "sizes": _made(Sizes, told.pop("sizes", {}), "[sizes]"),
+        "folder": path.parent / folder,
+        "align": _trained(align, "[align]"),
+        "aligners": tuple(_trained_of(document, "aligner")),
+        "adapters": tuple(_trained_of(document, "adapter")),
+        "choices": tuple(instance(Choice, row, "[[method]]") for row in methods),
+        "sizes": instance(Sizes, table(document.pop("sizes", {}), "[sizes]"), "[sizes]"),
     }
-    if told:
+    for part in document:
+        near = get_close_matches(part, PARTS, n=1)
+        nearest = f"did you mean {near[0]!r}? " if near else ""
         raise ParameterError(
-            f"{path} has a part {next(iter(told))!r} that no study has",
-            hint="study, align, aligner, adapter, method, sizes",
+            f"{path} has a part {part!r} that no study has",
+            hint=f"{nearest}it has {', '.join(PARTS)}",
         )
     for key in parts.keys() & study.keys():
         raise ParameterError(f"[study] has no {key!r}", hint="it is a part of its own")
-    made = _made(Study, {**study, **parts, **borrowed}, "[study]")
+    made = instance(Study, {**study, **parts, **borrowed}, "[study]")
+    _refuse_out_of_range(made)
     trained = (made.align, *made.aligners, *made.adapters)
     _refuse_doubles("adapter", [adapter.name for adapter in trained])
     _refuse_doubles("method", [f"{choice.name} by {choice.edit}" for choice in made.choices])
@@ -80,21 +103,26 @@ def _toml(path: Path) -> dict[str, Any]:
         raise DataError(f"cannot read {path}: {error}", hint="give a TOML file") from error
 
 
-def _borrowed(path: Path, study: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def _borrowed(path: Path, study: dict[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
     """What a study takes from the one that it names: its model, data sets and aligned model.
 
     Raises:
         ParameterError: if this one has some of it too, or the other borrows itself.
     """
     named = study.pop(ALIGNED_BY)
+    if not isinstance(named, str):
+        raise ParameterError(
+            f"[study] {ALIGNED_BY} is {shown(named)}, expected a valid string",
+            hint="the file of another study",
+        )
     own = [key for key in ALIKE if key in study]
-    if own or "align" in told:
+    if own or "align" in document:
         raise ParameterError(
             f"{path} has {(*own, '[align]')[0]} of its own, and takes it from {named}",
             hint=f"leave out it, or {ALIGNED_BY}",
         )
     file = path.parent / named
-    if ALIGNED_BY in _toml(file).get("study", {}):
+    if ALIGNED_BY in table(_toml(file).get("study", {}), "[study]"):
         raise ParameterError(f"{file} takes its aligned model from another", hint="name that one")
     other = read_study(file)
     return {**{key: getattr(other, key) for key in ALIKE}, "aligned_folder": other.folder}
@@ -110,11 +138,6 @@ def _refuse_unknown(study: Study) -> None:
     for choice in study.choices:
         _refuse_stray(f"an edit for {choice.name}", (choice.edit,), ["drop", *EDITORS])
         _refuse_stray(f"a share for {choice.name}", choice.shares, list(study.shares))
-        if isinstance(choice.only, str):
-            raise ParameterError(
-                f"only={choice.only!r} of {choice.name} is no list",
-                hint=f"only = [{choice.only!r}]",
-            )
         if choice.name in (RANDOM, *REFERENCES):
             raise ParameterError(
                 f"[[method]] {choice.name!r} is in every study", hint="leave it out"
@@ -148,35 +171,72 @@ def _refuse_stray(what: str, given: Sequence[object], known: Sequence[object]) -
             raise ParameterError(f"{value!r} is not {what}", hint=f"one of {listed}")
 
 
-def _beside(path: Path, reference: str) -> str:
-    """A data set by name, or a file beside the study's."""
-    file = path.parent / reference
-    return str(file) if file.is_file() else reference
+def _beside(
+    path: Path, reference: str, names: Collection[str], endings: Collection[str] = ()
+) -> str:
+    """A name as it is, or a path from the folder of the study's file.
+
+    Args:
+        path: The study's file.
+        reference: A name of the catalogue, a name on a hub, or a path.
+        names: Those of the catalogue.
+        endings: Of file names: what ends so is a path, whether it is there or not.
+
+    Raises:
+        ParameterError: if it is a path from the working folder and not from that of the study.
+    """
+    if reference in names or reference.startswith("hub:"):
+        return reference
+    here = Path(reference).expanduser()
+    place = path.parent / here
+    if place.exists() or here.suffix in endings or here.is_absolute():
+        return str(place)
+    if here.exists():
+        raise ParameterError(
+            f"{path} names {reference!r}, which is in the working folder and not beside it",
+            hint=f"paths are relative to the study's file: {path.parent}",
+        )
+    return reference
 
 
-def _trained(row: Mapping[str, Any]) -> Trained:
+def _trained_of(document: dict[str, Any], kind: str) -> Iterator[Trained]:
+    """The adapters of `[[adapter]]`, or those of `[[aligner]]`."""
+    for row in tables(document.pop(kind, []), f"[[{kind}]]"):
+        yield _trained(row, f"[[{kind}]]")
+
+
+def _trained(row: Mapping[str, Any], part: str) -> Trained:
+    name = row.get("name")
+    what = f"{part} {name}" if isinstance(name, str) else part
+    taken = [field.name for kind in (Trained, Settings, Openings) for field in fields(kind)]
+    for key in row:
+        refuse_unknown(what, key, [each for each in taken if each not in ("settings", "openings")])
     own = {key: row[key] for key in OWN if key in row}
     openings = {key: row[key] for key in ("refusal", "compliance", "refusing") if key in row}
     rest = {key: value for key, value in row.items() if key not in own and key not in openings}
     parts = {
-        "settings": _made(Settings, rest, "an adapter"),
-        "openings": _made(Openings, openings, "an adapter"),
+        "settings": instance(Settings, rest, what),
+        "openings": instance(Openings, openings, what),
     }
-    return _made(Trained, {**own, **parts}, "an adapter")
+    return instance(Trained, {**own, **parts}, what)
 
 
-def _made(kind: type[_T], row: Mapping[str, Any], what: str) -> _T:
-    """A dataclass of a table's values; a list becomes a tuple."""
-    known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in row:
-        if key not in known:
-            raise ParameterError(f"{what} has no {key!r}", hint=f"it takes {', '.join(known)}")
-    for key, entry in known.items():
-        needed = entry.default is entry.default_factory is dataclasses.MISSING
-        if needed and key not in row:
-            raise ParameterError(f"{what} lacks {key!r}", hint=f"it takes {', '.join(known)}")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-    return kind(**values)
+def _refuse_out_of_range(study: Study) -> None:
+    """Numbers that no cell can be measured with."""
+    wrong = [share for share in study.shares if not 0 < share <= 1]
+    if wrong or not study.shares:
+        raise ParameterError(
+            f"[study] shares are {list(study.shares)}",
+            hint="at least one, each above 0 and up to 1",
+        )
+    counts = {"[study] draws": (study.draws, 0)}
+    counts |= {
+        f"[sizes] {field.name}": (getattr(study.sizes, field.name), LEAST.get(field.name, 1))
+        for field in fields(Sizes)
+    }
+    for what, (count, least) in counts.items():
+        if count < least:
+            raise ParameterError(f"{what} is {count}", hint=f"it is at least {least}")
 
 
 def _refuse_doubles(what: str, names: list[str]) -> None:
