@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab_rows import done, own_cache, refused, write_rows
+from lab_rows import done, own_cache, refused, run, write_rows
 from s3lora.errors import ParameterError, install_hint
 from s3lora.io import open_adapter
 from schemas import check
@@ -247,10 +247,43 @@ def test_a_study_is_run_and_drawn_again(tmp_path, rows):
         assert str(tmp_path / name) in first.stdout.splitlines()
     told = (tmp_path / "main.md").read_text()
     assert "s3lora" in told
+    cells = [line for line in first.stderr.splitlines() if line.startswith("cell ")]
+    total = len(cells)  # with a bar on a terminal, a line for each cell elsewhere
+    assert [line.partition(":")[0] for line in cells] == [
+        f"cell {count} of {total}" for count in range(1, total + 1)
+    ]
+    assert " left" in cells[0]
     (tmp_path / "main.md").unlink()
     again = done("study", config, "--tables-only")
     assert again.stdout == first.stdout
     assert (tmp_path / "main.md").read_text() == told
+
+
+def test_an_interrupted_study_says_what_it_keeps_and_goes_on(tmp_path, rows, monkeypatch):
+    from s3lora.lab.study import run as running
+
+    config = tmp_path / "study.toml"
+    paths = [option.partition("=")[2] for option in rows]
+    config.write_text(STUDY.format(harmful=paths[0], harmless=paths[1]))
+    measured, count = running.measured, 0
+
+    def until_the_third(*given):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return measured(*given)
+
+    monkeypatch.setattr(running, "measured", until_the_third)
+    ended = run("study", config)
+    assert ended.exit_code == 130
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"interrupted: 2 rows of cells are kept in {tmp_path / 'rows.jsonl'}")
+    assert last.endswith("the same call goes on there")
+    monkeypatch.setattr(running, "measured", measured)
+    again = done("study", config)
+    [first, *_] = [line for line in again.stderr.splitlines() if line.startswith("cell ")]
+    assert first.startswith("cell 3 of ")
 
 
 WITHOUT = "import sys; sys.modules[{!r}] = None; from s3lora.cli import main; main()"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from s3lora.cli.interrupts import kept_words
 from s3lora.cli.lab import needing_lab, only_ours, say
+from s3lora.cli.progress import Meter
 from s3lora.errors import DataError
 
 if TYPE_CHECKING:
     from s3lora.lab.study.config import Study
+    from s3lora.lab.study.run import Progress
 
 
 @click.command()
@@ -32,9 +37,37 @@ def study(config: Path, tables_only: bool) -> None:
 
     told = read_study(config)
     if not tables_only:
-        with only_ours():
-            run(told, say)
+        with only_ours(), kept_words(lambda: _kept(told)), ExitStack() as stack:
+            run(told, say, _shown(stack))
     _write_pages(told)
+
+
+def _shown(stack: ExitStack) -> Progress:
+    """Show cells on a terminal as a bar, elsewhere as a line each."""
+    meters: list[Meter] = []
+
+    def progress(count: int, total: int, note: str) -> None:
+        if not meters:
+            meters.append(stack.enter_context(Meter("cell", total, "cells", first=count)))
+        elif sys.stderr.isatty():
+            meters[0].update(count, note)
+        else:
+            say(meters[0].line(count, note))
+
+    return progress
+
+
+def _kept(study: Study) -> str:
+    """What an interrupted run leaves."""
+    from s3lora.lab.study.keeping import read_rows
+    from s3lora.lab.study.run import ROWS
+
+    path = study.results / ROWS
+    count = len(read_rows(path))
+    return (
+        f"{count} row{'s' * (count != 1)} of cells are kept in {path}, trained adapters and "
+        f"checkpoints in {study.folder}; the same call goes on there"
+    )
 
 
 def _write_pages(told: Study) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,21 +22,38 @@ from s3lora.lab.study.workshop import Say, Workshop
 
 ROWS, CAUSAL = "rows.jsonl", "causal.jsonl"
 
+Progress = Callable[[int, int, str], None]
+"""Takes how many cells are done, of how many, and what the last of them measured."""
+
 
 class Run:
     """A study with its models loaded, and what of it is done."""
 
-    def __init__(self, study: Study, say: Say) -> None:
+    def __init__(self, study: Study, say: Say, progress: Progress | None = None) -> None:
         self.study = study
         self.say = say
+        self.progress = progress or (
+            lambda count, total, note: say(f"cell {count} of {total}: {note}")
+        )
         self.shop = Workshop(study, say)
         self.out = study.results / ROWS
         self.rows = {row.key: row for row in read_rows(self.out)}
+        self.done, self.total = self._counts()
         self.adapters = {t.name: self.shop.adapter(t) for t in study.adapters}
         self.aligned = load_chat(str(self.shop.aligned()))
         self.base = load_chat(study.model)
         self.hosts = {"": self.aligned}
         self.bare: list[tuple[Chat, Asked, Replies]] = []
+
+    def _counts(self) -> tuple[int, int]:
+        """How many cells are done, and how many there are; replies are a cell of their own."""
+        every = [job for share in self.study.shares for job in jobs(self.study, share)]
+        found = [(job, self._row(trained, job)) for trained in self.study.adapters for job in every]
+        told = sum(
+            job.replies and row is not None and row.replies is not None for job, row in found
+        )
+        total = len(found) + sum(job.replies for job, _ in found)
+        return sum(row is not None for _, row in found) + told, total
 
     def stand(self, trained: Trained) -> Stand:
         """The aligned model with an adapter at hand."""
@@ -136,7 +153,8 @@ class Run:
     def _keep(self, row: Row) -> None:
         append_row(self.out, row)
         self.rows[row.key] = row
-        self.say(told(row))
+        self.done += 1
+        self.progress(self.done, self.total, told(row))
 
 
 def key(trained: Trained, job: Job) -> tuple[str, str, str, float, int | None]:
@@ -144,7 +162,7 @@ def key(trained: Trained, job: Job) -> tuple[str, str, str, float, int | None]:
     return (trained.name, *job.key)
 
 
-def run(study: Study, say: Say = print) -> None:
+def run(study: Study, say: Say = print, progress: Progress | None = None) -> None:
     """Run every part of a study that is not done yet, what answers most first.
 
     The main table's cells, effects of modules, other shares, replies, then the ablations. If the
@@ -153,8 +171,15 @@ def run(study: Study, say: Say = print) -> None:
 
     The rows go to `rows.jsonl` and `causal.jsonl` beside the study's file, one line of JSON each. A
     run that is killed loses the cell it is at, and goes on there when it is started again.
+
+    Args:
+        study: From `read_study`.
+        say: Takes a line about what is being done.
+        progress: Takes every cell; first what earlier runs did, without a note. None: `say` does.
     """
-    going = Run(study, say)
+    going = Run(study, say, progress)
+    if progress:
+        progress(going.done, going.total, "")
     if study.defended:
         write_costs(study.results / COSTS, going.shop.costs())
         going.shop.keep_plots()
