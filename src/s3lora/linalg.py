@@ -5,6 +5,7 @@ Everything is float64, numpy only, and takes the factors as LoRA stores them: B 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,16 @@ TINY = 1e-12
 
 WELL_CONDITIONED = 1e-7
 """Smallest over largest eigenvalue of a factor's Gram matrix from which Gram is as good as QR."""
+
+BLOCK = 2**22
+"""How many numbers are worked on at a time where a copy of a factor would be made, 32 MiB."""
+
+
+def row_blocks(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The rows of X (m, r) as views of at most `BLOCK` numbers; one view if X is no larger."""
+    rows = max(1, BLOCK // X.shape[1])
+    for start in range(0, len(X), rows):
+        yield X[start : start + rows]
 
 
 class ThinSVD(NamedTuple):
@@ -97,8 +108,29 @@ def _split(X: NDArray[Any]) -> Split | None:
         if eigenvalues[0] > WELL_CONDITIONED * eigenvalues[-1]:
             root = np.sqrt(eigenvalues)
             return Split(X, E / root, (E * root).T, scale)
-    Q, R = np.linalg.qr(X)
+    Q, R = _qr(X)
     return Split(Q, np.eye(len(R)), R, scale)
+
+
+def _qr(X: Array) -> tuple[Array, Array]:
+    """QR of X (m, r); by blocks of rows where X is large, for LAPACK copies what it is given.
+
+    Source
+        Demmel, Grigori, Hoemmen and Langou, 2012, SIAM Journal on Scientific Computing 34 (TSQR).
+    """
+    if X.size <= BLOCK or BLOCK // X.shape[1] < X.shape[1]:
+        return np.linalg.qr(X)
+    Q, cores = np.empty_like(X), []
+    for rows, part in zip(row_blocks(Q), row_blocks(X), strict=True):
+        width = min(part.shape)
+        rows[:, :width], core = np.linalg.qr(part)
+        cores.append(core)
+    turns, R = np.linalg.qr(np.vstack(cores))
+    start = 0
+    for rows, core in zip(row_blocks(Q), cores, strict=True):
+        rows[:] = rows[:, : len(core)] @ turns[start : start + len(core)]
+        start += len(core)
+    return Q, R
 
 
 def spectrum_summary(s: Array) -> dict[str, float]:

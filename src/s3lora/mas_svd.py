@@ -5,12 +5,18 @@ Docs of the method are in `s3lora.methods.s3lora`; this is its algorithm.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from s3lora.linalg import Array, ThinSVD, weighted_median
+import numpy as np
+from numpy.typing import NDArray
+
+from s3lora.errors import UnsupportedError
+from s3lora.linalg import Array, ThinSVD, row_blocks, weighted_median
 
 NOISE = 1e-14
 """Relative to σ₁: a row or column of the update that is this short is zero but for rounding."""
+MAX_FORMED = 2**28
+"""Most entries of an update that is formed, 2 GiB in float64: a width of 16,384."""
 
 
 def mas_svd(svd: ThinSVD, keep: int, fit: str = "projected") -> Array:
@@ -28,25 +34,30 @@ def mas_svd(svd: ThinSVD, keep: int, fit: str = "projected") -> Array:
     R = min(keep, len(svd.s))
     scale = float(svd.s[0])
     s = svd.s / scale
-    W, T = _leading(svd.U * s, R), _leading(svd.V * s, R)  # (k, R)
+    W, T = _leading(svd.U, s, R), _leading(svd.V, s, R)  # (k, R)
     left = np.hstack([T, s[:, None] * W]).T @ svd.U.T  # (2R, m): u_i and X·v_j
     right = np.hstack([W, s[:, None] * T]).T @ svd.V.T  # (2R, n): v_j and Xᵀ·u_i
     if fit == "dense":
-        d = _dense_fits((svd.U * s) @ svd.V.T, left[:R], right[:R])
+        d = _dense_fits(formed(svd.U * s, svd.V.T), left[:R], right[:R])
     else:
         d = _projected_fits(Side(left[:R], left[R:]), Side(right[:R], right[R:]))
     sigma: Array = np.sort(np.abs(np.array(d)))[::-1] * scale
     return sigma
 
 
-def _leading(X: Array, R: int) -> Array:
-    """The top R right singular vectors (k, R) of X (m, k) with its rows put on the unit sphere.
+def _leading(Q: Array, s: Array, R: int) -> Array:
+    """The top R right singular vectors (k, R) of X = Q·diag(s) with its rows on the unit sphere.
 
-    σ₁ of X is 1; a row that is shorter than NOISE is zero but for rounding, and left out.
+    Q is (m, k); σ₁ of X is 1; a row that is shorter than NOISE is zero but for rounding, and left
+    out.
     """
-    squares = (X * X) @ np.ones(X.shape[1])  # (m,)
-    squares[squares <= NOISE**2] = np.inf
-    vectors: Array = np.linalg.eigh(X.T @ (X / squares[:, None]))[1]
+    gram = np.zeros((len(s), len(s)))
+    for part in row_blocks(Q):
+        X = part * s
+        squares = (X * X) @ np.ones(len(s))  # (rows,)
+        squares[squares <= NOISE**2] = np.inf
+        gram += X.T @ (X / squares[:, None])
+    vectors: Array = np.linalg.eigh(gram)[1]
     return vectors[:, : -R - 1 : -1]
 
 
@@ -104,6 +115,22 @@ def _projected_fits(rows: Side, columns: Side) -> list[float]:
 def _divisor(x: Array) -> Array:
     """The divisor x: where it vanishes, and so does its weight, the ratio shall be zero."""
     return np.where(np.abs(x) < 1e-150, np.inf, x)
+
+
+def formed(B: NDArray[Any], A: NDArray[Any]) -> NDArray[Any]:
+    """The update B·A (m, n) as a matrix, for methods that cannot do without its entries.
+
+    Raises:
+        UnsupportedError: if it has more than `MAX_FORMED` entries.
+    """
+    entries = B.shape[0] * A.shape[1]
+    if entries > MAX_FORMED:
+        raise UnsupportedError(
+            f"its update has {entries} entries, more than {MAX_FORMED}",
+            hint="choose a method that works on the factors",
+        )
+    X: NDArray[Any] = B @ A
+    return X
 
 
 def _dense_fits(X: Array, u: Array, v: Array) -> list[float]:

@@ -26,7 +26,7 @@ from s3lora.errors import AdapterError, ParameterError, UnsupportedError
 from s3lora.io.checkpoint import Checkpoint, Sources, sources_for
 from s3lora.io.peft_config import validated
 from s3lora.io.peft_writer import edited_config, folded_config
-from s3lora.linalg import Array
+from s3lora.linalg import Array, singular_values
 from s3lora.targets import TARGETS, notes_for, taken_out
 from s3lora.verify import BROKEN
 
@@ -123,12 +123,18 @@ def _replaced(
 ) -> dict[ModuleName, Edit]:
     """What the editor makes of each module; one that it leaves as it is has no edit."""
     edits: dict[ModuleName, Edit] = {}
-    with threadpool_limits(limits=1, user_api="blas"):
+    with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"):
         for name in sorted(names, key=natural_key):
             slot = adapter.slots[name]
             module = _editable(adapter, name)
             weights = Weights(**{role: sources[role].matrix(name, slot) for role in editor.needs})
-            made = editor(module, weights)
+            try:
+                made = editor(module, weights)
+            except np.linalg.LinAlgError as error:
+                raise UnsupportedError(
+                    f"{name}: the decomposition failed: {error}",
+                    hint="use --edit drop, or choose other modules",
+                ) from error
             if not (_fits_float32(made.A) and _fits_float32(made.B)):
                 raise UnsupportedError(
                     f"{name} does not fit float32 after the edit {editor.name}",
@@ -157,11 +163,19 @@ def _editable(adapter: Adapter, name: ModuleName) -> LoraModule:
             f"{name} has a scale of zero: no factors would have an effect",
             hint="use --edit drop, or choose other modules",
         )
+    s = abs(module.scaling) * singular_values(module.B, module.A)
+    if len(s) and not 0 < s[-1] <= s[0] < np.inf:
+        raise UnsupportedError(
+            f"{name}: the update is outside the range of float64, so it can only be taken out",
+            hint="use --edit drop, or choose other modules",
+        )
     return module
 
 
 def _fits_float32(factor: Array) -> bool:
-    return bool(np.abs(factor).max(initial=0.0) <= np.finfo(np.float32).max)
+    """Whether a factor neither overflows in float32 nor vanishes."""
+    largest, range32 = np.abs(factor).max(initial=0.0), np.finfo(np.float32)
+    return bool(largest == 0 or range32.smallest_normal <= largest <= range32.max)
 
 
 def _same(edit: Replace, module: LoraModule) -> bool:

@@ -72,7 +72,7 @@ def scan(
 
 
 NON_FINITE = "holds NaN or Inf"
-OVERFLOWS = "the update or its score is not finite"
+OUT_OF_RANGE = "the update or its score is outside the range of float64"
 BROKEN_WEIGHTS = "the {} weights of the module hold NaN or Inf"
 ZERO = "zero update"
 
@@ -108,15 +108,22 @@ def _row(adapter: Adapter, name: ModuleName, method: Method, sources: Sources) -
         if reason:
             return Skipped(name, reason, judged=reason == ZERO)
         score = method.score(module, Weights(**matrices))
-    except np.linalg.LinAlgError as error:
-        return Skipped(name, f"the decomposition failed: {error}")
-    except UnsupportedError as error:
-        return Skipped(name, str(error))
+    except (np.linalg.LinAlgError, UnsupportedError, MemoryError) as error:
+        return Skipped(name, _failure(error))
     if isinstance(score, Skipped):
         return score
     if not np.isfinite([score.value, *score.parts.values(), *chain(*score.series.values())]).all():
-        return Skipped(name, OVERFLOWS)
+        return Skipped(name, OUT_OF_RANGE)
     return score
+
+
+def _failure(error: Exception) -> str:
+    """Why a module could not be scored, in words."""
+    if isinstance(error, MemoryError):
+        return "it takes more memory than there is"
+    if isinstance(error, np.linalg.LinAlgError):
+        return f"the decomposition failed: {error}"
+    return str(error)
 
 
 def _unfit(module: LoraModule) -> str:
@@ -134,7 +141,7 @@ def _findings(
     findings = [
         Finding("non-finite", "high", row.module, row.reason)
         for row in skipped
-        if row.reason in (NON_FINITE, OVERFLOWS)
+        if row.reason in (NON_FINITE, OUT_OF_RANGE)
     ]
     if skipped and not scores and all(row.judged for row in skipped):
         scaled = any(slot.scaling for slot in adapter.slots.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -50,7 +51,11 @@ def check(
     if isinstance(before, TensorFile) and isinstance(after, TensorFile) and exact:
         untouched = [slot for name, slot in adapter.slots.items() if name not in edits]
         keys = {key for slot in untouched for key in slot.keys if slot.kind != "expert"}
-        wrong |= {k for k in keys if b"".join(before.chunks(k)) != b"".join(after.chunks(k))}
+        wrong |= {
+            key
+            for key in keys
+            if any(a != b for a, b in zip_longest(before.chunks(key), after.chunks(key)))
+        }
     if isinstance(after, TensorFile):
         wrong |= _names_that_others_read(after) ^ after.infos.keys()
     if wrong:
@@ -74,9 +79,10 @@ def _names_that_others_read(file: TensorFile) -> set[str]:
 
 def _holds(written: LoraModule, before: Slot, edit: Replace) -> bool:
     """Whether a module's update is the one that was planned, to float32."""
-    wanted = before.scaling * singular_values(edit.B, edit.A)
-    off = difference_values(written.scaling * written.B, written.A, before.scaling * edit.B, edit.A)
-    rounding = abs(before.scaling) * float(np.linalg.norm(edit.B) * np.linalg.norm(edit.A))
+    wanted = singular_values(edit.B, edit.A)  # in units of the scale, which may be any float64
+    folded = written.scaling / before.scaling
+    off = difference_values(folded * written.B, written.A, edit.B, edit.A)
+    rounding = float(np.linalg.norm(edit.B) * np.linalg.norm(edit.A))
     allowed = 1e-5 * float(np.linalg.norm(wanted)) + 1e-6 * rounding + 1e-30
     return float(np.linalg.norm(off)) <= allowed
 

@@ -84,5 +84,7 @@ class Flatten:
         return made if self._ssi(written) <= self.level else None
 
     def _ssi(self, svd: ThinSVD) -> float:
+        if not len(svd.s):  # nothing is left of it in float32
+            return np.inf
         sigma = mas_svd(svd, self.keep)
         return float(sigma[0] / sigma.sum())

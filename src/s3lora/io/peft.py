@@ -28,8 +28,13 @@ __all__ = ["PREFIX", "adapter_from"]
 
 MAX_RANK = 1024
 """Largest rank that is scored: the time of a decomposition grows with its cube."""
-MAX_FACTOR = 2**28
-"""Most numbers in one factor that is read: a vocabulary of 262,144 at rank 1024."""
+MAX_NUMBERS = 5 * 2**24
+"""Most numbers in both factors of a module that is scored: a vocabulary of 262,144 at rank 256,
+and a quarter as many again. This and the two limits below bound the memory of a scan."""
+MAX_SIDE = 2**22
+"""Most rows or columns of an update that is scored."""
+MAX_STACK = 2**29
+"""Largest stored factor of stacked experts that is read, in bytes: it is read as a whole."""
 MAX_NOTES = 1000
 """How many low findings there are about patterns, and about settings, at most."""
 
@@ -163,7 +168,7 @@ def _slot(
         slot = replace(slot, kind="expert", rank=rank, experts=A.shape[0] // rank)
     if slot.kind == "linear":
         slot = replace(slot, transposed=bool(config.raw.get("fan_in_fan_out")))
-    unscored = _unscored(group, (A, B), config)
+    unscored = _unscored(group, (A, B), config) or _too_large(slot, max(A.nbytes, B.nbytes))
     if slot.rank > MAX_RANK:
         unscored = f"its rank is {slot.rank}, more than {MAX_RANK}"
     return replace(slot, unscored=unscored, variant=_variant(group, slot, config)), findings
@@ -268,11 +273,19 @@ def _unscored(group: Group, factors: tuple[TensorInfo, TensorInfo], config: Peft
     A, B = factors
     if A.shape[0] != B.shape[1]:
         return "a grouped convolution: its update is not s·B·A"
-    largest = max(math.prod(A.shape), math.prod(B.shape))
-    if largest > MAX_FACTOR:
-        return f"a factor holds {largest} numbers, more than {MAX_FACTOR}"
     odd = [info.dtype for info in factors if info.dtype not in FLOATS]
     return f"its factors are stored as {odd[0]}, which is no floating type" if odd else ""
+
+
+def _too_large(slot: Slot, nbytes: int) -> str:
+    """Why the module takes more memory than a scan may use; empty if it does not."""
+    if slot.parameters > MAX_NUMBERS:
+        return f"its factors hold {slot.parameters} numbers, more than {MAX_NUMBERS}"
+    if max(slot.shape) > MAX_SIDE:
+        return f"its update has a side of {max(slot.shape)}, more than {MAX_SIDE}"
+    if slot.kind == "expert" and nbytes > MAX_STACK:
+        return f"a factor of its experts has {nbytes} bytes, more than {MAX_STACK}"
+    return ""
 
 
 def _unstacked(group: Group, slot: Slot) -> Iterator[tuple[ModuleName, Slot]]:

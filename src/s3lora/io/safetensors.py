@@ -62,19 +62,20 @@ class TensorFile:
 
         The last two are remembered, since the experts of a layer share theirs.
         """
-        if key not in self._recent:
+        array = self._recent.get(key)
+        if array is None:
             info = self.infos[key]
             if info.dtype not in FLOATS:
                 raise UnsupportedError(
                     f"{key} is stored as {info.dtype}",
                     hint=f"factors are read from {', '.join(FLOATS)}",
                 )
-            while len(self._recent) > 1:
-                del self._recent[next(iter(self._recent))]
+            for older in list(self._recent)[:-1]:  # other threads may read, and remove, too
+                self._recent.pop(older, None)
             array = self.load(key)
             self._compare(key, hashlib.sha256(array.reshape(-1).view(np.uint8).data).digest())
             self._recent[key] = array
-        return self._recent[key]
+        return array
 
     def load(self, key: str, part: int | None = None) -> NDArray[Any]:
         """The tensor `key`, or its `part` along the first axis; not remembered."""

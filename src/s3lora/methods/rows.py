@@ -9,7 +9,7 @@ import numpy as np
 
 from s3lora.adapter import LoraModule, Weights
 from s3lora.errors import ParameterError
-from s3lora.linalg import Array, thin_svd
+from s3lora.linalg import Array, row_blocks, thin_svd
 from s3lora.scores import Score, Unsafe
 
 MEASURES = ("row-hoyer", "column-hoyer", "top-rows", "top-columns")
@@ -47,11 +47,16 @@ class Rows:
     def score(self, module: LoraModule, weights: Weights) -> Score:
         """The measure asked for; all four beside it."""
         U, s, V = thin_svd(module.B, module.A)
-        rows, columns = (np.linalg.norm(Q * (s / s[0]), axis=1) for Q in (U, V))
+        rows, columns = (_lengths(Q, s / s[0]) for Q in (U, V))
         values = [hoyer(rows), hoyer(columns), _top_share(rows), _top_share(columns)]
         parts = dict(zip(MEASURES, values, strict=True))
         series = {"update": tuple((abs(module.scaling) * s).tolist())}
         return Score(module.name, parts[self.measure], parts, series)
+
+
+def _lengths(Q: Array, s: Array) -> Array:
+    """The norms (m,) of the rows of Q·diag(s), Q (m, k)."""
+    return np.concatenate([np.linalg.norm(part * s, axis=1) for part in row_blocks(Q)])
 
 
 def hoyer(x: Array) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from s3lora.adapter import LoraModule, Weights
 from s3lora.errors import ParameterError
+from s3lora.mas_svd import formed
 from s3lora.scores import Score, Skipped, Unsafe
 
 Single = NDArray[np.float32]
@@ -46,7 +47,7 @@ class S3LoraReleased:
 
     def score(self, module: LoraModule, weights: Weights) -> Score | Skipped:
         """The released index; the matrix's own S[0] beside it."""
-        X: Single = module.B.astype(np.float32) @ module.A.astype(np.float32)
+        X: Single = formed(module.B.astype(np.float32), module.A.astype(np.float32))
         if X.shape[0] > X.shape[1]:
             return Skipped(
                 module.name, "the released code fails where a matrix is taller than wide"
