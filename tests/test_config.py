@@ -28,6 +28,7 @@ from s3lora.errors import AdapterError, UnsupportedError
 from s3lora.io import patterns
 from s3lora.io.peft_config import validated
 from s3lora.io.peft_keys import parse_key
+from s3lora.io.peft_stacks import Stacks
 from s3lora.io.peft_targets import resolve
 from s3lora.io.safetensors import TensorFile
 from s3lora.io.strict_json import MAX_DEPTH, parse
@@ -260,6 +261,33 @@ def test_plain_patterns_have_the_same_bound(monkeypatch):
         resolve(validated(config_fields(rank_pattern={"q_proj": 4})), NAMES)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"modules_to_save": [f"x{at}" for at in range(1000)]},
+        {"rank_pattern": dict.fromkeys(("a.a", "aa.", ".aa", "a..", "..a"), 2)},
+        {"layers_to_transform": [0], "layers_pattern": ["a" * 200 + ".b"]},
+        {"target_modules": ".*"},
+    ],
+    ids=lambda config: min(config),
+)
+def test_whatever_is_compared_with_every_module_has_that_bound(config, monkeypatch):
+    fields = {"target_modules": ["q"]} | config
+    names = [f"{at}.{'a' * 400}.q" for at in range(200)]
+    resolve(validated(config_fields(**fields)), names)
+    monkeypatch.setattr(patterns, "SECONDS", 0.0)
+    with pytest.raises(AdapterError, match="take more than 0 s"):
+        resolve(validated(config_fields(**fields)), names)
+
+
+def test_many_names_cost_what_they_are_and_not_what_they_are_times_each_other():
+    names = [f"m.{at}.experts.w" for at in range(2000)]
+    many = [f"m.{at}.q" for at in range(100_000)]
+    for field in ("target_modules", "exclude_modules", "target_parameters"):
+        fields = {"target_modules": ["w"], field: many}
+        assert len(resolve(validated(config_fields(**fields)), names).rank) == 2000
+
+
 # --- keys
 
 KEYS = {
@@ -275,6 +303,10 @@ KEYS = {
     f"{PREFIX}{PREFIX}{Q}.lora_A.weight": (Q, "A"),
     f"_orig_mod.{PREFIX}{Q}.lora_A.weight": (Q, "A"),
     f"{PREFIX}x.lora_A.y.lora_B.weight": ("x.lora_A.y", "B"),
+    f"{PREFIX}_fsdp_wrapped_module.{Q}.lora_A.weight": (Q, "A"),
+    f"{PREFIX}x._checkpoint_wrapped_module.q.lora_B.weight": ("x.q", "B"),
+    f"module.{PREFIX}{Q}.lora_A.weight": (Q, "A"),
+    f"{PREFIX}module.{Q}.lora_A.weight": (f"module.{Q}", "A"),
     f"{PREFIX}{Q}.lora_A": None,
     f"{PREFIX}{Q}.lora_A.a.b.weight": None,
     f"{PREFIX}{Q}.weight": None,
@@ -289,6 +321,68 @@ KEYS = {
 def test_key_is_taken_apart(key):
     found = parse_key(key)
     assert (found and (found.path, found.part)) == KEYS[key]
+
+
+ODDITIES = {
+    f"{PREFIX}{Q}.lora_A.weight": None,
+    f"{PREFIX}{Q}.lora_A.default.weight": "low",
+    f"{PREFIX}{Q}.lora_A.other.weight": "medium",
+    f"{PREFIX}_fsdp_wrapped_module.{Q}.lora_A.weight": "medium",
+    f"{PREFIX}x._checkpoint_wrapped_module.q.lora_A.weight": "medium",
+    f"module.{PREFIX}{Q}.lora_A.weight": "medium",
+    f"{PREFIX}module.{Q}.lora_A.weight": "medium",
+    f"{PREFIX}language_model.{Q}.lora_A.weight": "low",
+}
+
+
+@pytest.mark.parametrize("key", ODDITIES)
+def test_key_that_peft_ignores_is_medium(key):
+    found = parse_key(key)
+    assert found is not None
+    assert (found.oddity and found.oddity[0]) == ODDITIES[key]
+
+
+STACKED = {
+    "bare": (["gate_up_proj", "down_proj"], ["x.experts.base_layer", "x.experts"]),
+    "non-gated": (["experts.up_proj", "experts.down_proj"], ["x.experts.base_layer", "x.experts"]),
+    "alone": (["experts.gate_up_proj"], ["x.experts"]),
+    "router": (["gate.weight"], ["x.gate"]),
+    "a dense layer beside": (["down_proj"], ["x.experts"]),
+    "no experts": (["o_proj"], []),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_parameters_are_told_by_the_order_in_which_models_define_them(name):
+    parameters, paths = STACKED[name]
+    stacks = Stacks(parameters, [*paths, "x.mlp.o_proj", "x.mlp.down_proj"], {"x.mlp.down_proj"})
+    told = [stacks.parameter(path) for path in paths]
+    assert told == [parameter.rpartition(".")[2] for parameter in parameters[: len(paths)]]
+    assert stacks.parameter("x.mlp.down_proj") is None
+    assert stacks.parameter("x.mlp.o_proj") is None  # the config names no module so
+
+
+def test_pattern_that_is_a_modules_very_name_counts_where_it_does_not_match():
+    fields = config_fields(target_modules=["w[1]"], alpha_pattern={"odd.w[1]": 1e6})
+    resolved = resolve(validated(fields), ["odd.w[1]", "odd.w1"])
+    assert resolved.scaling == {"odd.w[1]": 5e5, "odd.w1": 5e5}
+    fields["alpha_pattern"] = {r"odd\.w\[1]": 4, "odd.w[1]": 1e6}
+    assert resolve(validated(fields), ["odd.w[1]"]).scaling == {"odd.w[1]": 2}
+
+
+EXPLAINED = {
+    "by the same name": ["o_proj"],
+    "by an ending": ["proj", "x.o_proj"],
+    "by an expression": ".*visual.*",
+}
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_target_that_is_excluded_again_is_not_missing(name):
+    fields = config_fields(target_modules=["q_proj", "v_proj", "o_proj"])
+    assert resolve(validated(fields), NAMES).findings
+    fields["exclude_modules"] = EXPLAINED[name]
+    assert resolve(validated(fields), NAMES).findings == ()
 
 
 # --- fuzzing: whatever the bytes are, only our own errors come out

@@ -357,6 +357,21 @@ BAD_CONFIGS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: in_config(target_modules=["q_proj", *NAMES_100K]),
         "target_modules has 100001 entries",
     ),
+    "a list of layers of 15 MB": (
+        lambda: in_config(layers_to_transform=[0], layers_pattern=[LONG]),
+        "layers_pattern is 'x",
+    ),
+    "a name of layers that is slow": (
+        lambda: in_config(layers_to_transform=[0], layers_pattern=["a.*"]),
+        "layers_pattern is 'a.*'",
+    ),
+    "a module to save of 15 MB": (lambda: in_config(modules_to_save=[LONG]), "modules_to_save is"),
+    "modules to save of 5,600 lengths": (
+        lambda: in_config(modules_to_save=["b" * length for length in range(1, 5601)]),
+        "modules_to_save has 5600 entries, more than 1000",
+    ),
+    "a parameter of 15 MB": (lambda: in_config(target_parameters=[LONG]), "target_parameters is"),
+    "a pattern key of 15 MB": (lambda: in_config(rank_pattern={LONG: 2}), "rank_pattern is"),
     "an escape sequence in a target": (lambda: in_config(target_modules=["\x1b[2J"]), "\\x1b"),
     "an escape sequence in the type": (lambda: in_config(init_lora_weights=["\x1b"]), "\\x1b"),
 }

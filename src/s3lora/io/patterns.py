@@ -14,6 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from s3lora.errors import AdapterError
@@ -65,11 +66,22 @@ class Matcher:
     """
 
     def __init__(self) -> None:
-        self._own_until = time.process_time() + SECONDS
+        self._own_seconds = SECONDS
+        self._own_until = 0.0
         self._child_seconds = SECONDS
 
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count what is done inside against the time of all patterns; see `refuse_late`."""
+        start = time.process_time()
+        self._own_until = start + self._own_seconds
+        try:
+            yield
+        finally:
+            self._own_seconds = self._own_until - time.process_time()
+
     def refuse_late(self, patterns: Collection[str]) -> None:
-        """Stop the matching of these patterns if the time of all patterns is used up.
+        """Stop the matching of these patterns if, inside `timed`, the time of all is used up.
 
         Raises:
             AdapterError: if it is.
@@ -115,16 +127,24 @@ class Matcher:
         for key in known:
             shapes.setdefault(len(key), set()).add(tuple(map(len, key.split("."))))
         matched: dict[str, set[str]] = {}
-        for name in names if known else ():
-            self.refuse_late(known)
-            for part in stretches(name, shapes) if within else endings(name):
-                for steps, shape in enumerate(shapes.get(len(part), ())):
-                    if steps % 1024 == 1023:
-                        self.refuse_late(known)
-                    key = _dotted(part, shape)
-                    if key in known:
+        with self.timed():
+            for name in names if known else ():
+                self.refuse_late(known)
+                for part in stretches(name, shapes) if within else endings(name):
+                    for key in self._alike(part, shapes.get(len(part), ()), known):
                         matched.setdefault(key, set()).add(name)
         return matched
+
+    def _alike(
+        self, part: str, shapes: Iterable[tuple[int, ...]], known: Collection[str]
+    ) -> Iterator[str]:
+        """The keys of these shapes that match a part of a name."""
+        for steps, shape in enumerate(shapes):
+            if steps % 1024 == 1023:
+                self.refuse_late(known)
+            key = _dotted(part, shape)
+            if key in known:
+                yield key
 
     def _expressions(
         self, patterns: Sequence[str], names: Sequence[str], how: Literal["match", "fullmatch"]

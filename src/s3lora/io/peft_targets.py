@@ -128,7 +128,8 @@ def _chosen(config: PeftConfig, names: Sequence[str], matcher: Matcher) -> set[s
     picked = _ending_in(exact, names)
     if config.layers is None:
         return picked
-    return {name for name in picked if name in exact or _in_layers(config, name, matcher)}
+    with matcher.timed():
+        return {name for name in picked if name in exact or _in_layers(config, name, matcher)}
 
 
 def _ending_in(wanted: Collection[str], names: Iterable[str]) -> set[str]:
@@ -147,10 +148,10 @@ def _left_out(config: PeftConfig, names: Sequence[str], matcher: Matcher) -> set
 
 def _in_layers(config: PeftConfig, name: str, matcher: Matcher) -> bool:
     """Whether the module's layer is among `layers_to_transform`."""
-    matcher.refuse_late(config.layer_lists)
     if not config.layer_lists:
         match = re.match(r".*?\.[^.]*\.(\d+)\.", name)
     else:
+        matcher.refuse_late(config.layer_lists)
         tries = (re.match(rf"(?:^|.*?\.){one}\.(\d+)\.", name) for one in config.layer_lists)
         match = next(filter(None, tries), None)
     return match is not None and int(match[1]) in (config.layers or ())
