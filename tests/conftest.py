@@ -1,6 +1,7 @@
 """What is not installed is skipped: the core's tests run without the libraries of the extras.
 
-A test, or a file of tests, that cannot import a library of an extra is skipped with its name. A
+A test, or a file of tests, that cannot import a library of an extra is skipped with its name; so is
+one that is marked `needs("matplotlib")`, because what it starts or looks at needs that library. A
 library that is installed and broken still fails, and so does a module of s3lora that is missing.
 """
 
@@ -54,6 +55,18 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def skip(report: Any, path: Path, line: int, name: str) -> None:
     report.outcome = "skipped"
     report.longrepr = (str(path), line, f"Skipped: {name} is not installed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The mark for what a test needs without importing it."""
+    config.addinivalue_line("markers", "needs(*libraries): skipped where one is not installed")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that says what it needs is skipped where that is not installed."""
+    for mark in item.iter_markers("needs"):
+        for name in filter(missing, mark.args):
+            pytest.skip(f"{name} is not installed")
 
 
 @pytest.hookimpl(wrapper=True)

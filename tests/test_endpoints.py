@@ -268,6 +268,7 @@ def test_what_is_hidden(monkeypatch):
     assert hidden("there is none") == "there is none"
 
 
+@pytest.mark.needs("torch")
 def test_what_a_run_saves_holds_no_password(tmp_path):
     def plan(handler):
         body = completion("Plan: find it\n#E1 = Calculator[1 + 1]").encode()

@@ -150,6 +150,7 @@ def test_no_server_leaves_it_unscored(server):
     judge._client.close()
 
 
+@pytest.mark.needs("openai")
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_wrong_key_or_model_is_an_error(server, judge, status):
     server.answers = [(status, '{"error": {"message": "no such thing"}}')]

@@ -17,6 +17,8 @@ from s3lora.report.json import render as render_json
 from s3lora.report.plot import FIGURES, render
 from s3lora.report.plot_values import agreements, spectra_of, values_of
 
+pytestmark = pytest.mark.needs("matplotlib")
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):

@@ -16,6 +16,8 @@ from adapters import NAMES, write_adapter
 from s3lora import open_adapter, scan
 from s3lora.methods import BUILTIN, make_method
 
+pytestmark = pytest.mark.needs("hatchling")
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/write-a-method.md"
 BROKEN = ROOT / "tests/plugin/broken"
