@@ -42,7 +42,7 @@ def show(
         grid.add_column(title, justify="right", no_wrap=True)
     for place, score in enumerate(shown, 1):
         numbers = (score.value, score.parts["refusal_slope"], score.parts["loss_slope"])
-        cells = [f"{number:+.5f}" for number in numbers]
+        cells = [f"{round(number, 5) + 0.0:+.5f}".replace("-", "−") for number in numbers]
         grid.add_row(str(place), Text(printable(score.module)), *cells)
     console.print(grid)
     if len(shown) < len(ranked):

@@ -30,7 +30,8 @@ def study(config: Path, tables_only: bool) -> None:
 
     Every cell is kept as soon as it is measured: a run that was stopped goes on
     when it is called again. Rows, tables and plots go beside CONFIG, models and
-    adapters into the study's folder. The paths of the pages are printed.
+    adapters into the study's folder. The paths of the pages are printed. Paths
+    in CONFIG, the model's too, are relative to its folder.
     """
     from s3lora.lab.study.config import read_study
     from s3lora.lab.study.run import run
