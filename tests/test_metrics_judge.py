@@ -179,7 +179,7 @@ def test_a_missing_library_is_named(monkeypatch):
     with pytest.raises(ParameterError) as caught:
         extras.needed("no_such_library.part")
     assert "no_such_library" in str(caught.value)
-    assert "s3lora[lab]" in caught.value.hint
+    assert "[lab]" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_without_matplotlib_the_extra_is_named(results, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ParameterError, match="plots need matplotlib") as caught:
         render(results["scan"], "heat", "svg")
-    assert "s3lora[plot]" in caught.value.hint
+    assert "[plot]" in caught.value.hint
 
 
 def test_the_command_offers_what_there_is():
