@@ -7,15 +7,15 @@ the headers before anything is read.
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from s3lora.adapter import Adapter, ModuleName, Slot
+from s3lora.adapter import Adapter, ModuleName, Slot, projection_of
 from s3lora.errors import AdapterError, ParameterError, UnsupportedError
+from s3lora.io.checkpoint_names import WRONG_MODEL, TensorNames, tied
 from s3lora.io.safetensors import FLOATS, TensorFile, TensorInfo, name_fault, read_small
 from s3lora.io.strict_json import parse
 from s3lora.linalg import Array
@@ -28,8 +28,10 @@ MAX_MARKS = 1_000_000
 """Most marks of JSON in an index: of half a million tensors."""
 
 HINT = "give the folder of a Hugging Face checkpoint in safetensors"
-WRONG_MODEL = "is it the model that the adapter was trained on?"
 UNQUANTISED = "give the checkpoint before it was quantised"
+
+OUTPUTS = ("lm_head", "embed_out", "output")
+"""What the output layer is called that may be tied to the embedding."""
 
 SCALES = ("_scale", "_scale_inv", ".absmax")
 """What quantisers append to a tensor's name for the factors that its codes are multiplied by."""
@@ -45,10 +47,11 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        _refuse_quantised(self.folder)
+        self._config = _config(self.folder)
+        _refuse_quantised(self.folder, self._config)
         self._shards: dict[str, TensorFile] = {}
         self._shard_of = self._index()
-        self._backwards = sorted(key[::-1] for key in self._shard_of)
+        self._names = TensorNames(self._shard_of.keys(), self._config, self.folder)
 
     def _index(self) -> Mapping[str, str]:
         """The file that each tensor is in."""
@@ -72,38 +75,18 @@ class Checkpoint:
             self._shards[file] = TensorFile(self.folder / file)
         return self._shards[file]
 
-    def _key(self, name: str) -> str | None:
-        """The tensor of a module or parameter; a prefix may be there on one side only.
+    def _tied(self, name: ModuleName, slot: Slot) -> tuple[str, ...]:
+        """The embedding that an output layer without a tensor of its own is tied to."""
+        if projection_of(name) not in OUTPUTS or not tied(self._config):
+            return ()
+        found = [key for key in self._names.embeddings() if self._info(key).shape == slot.shape]
+        return tuple(found) if len(found) == 1 else ()
 
-        Raises:
-            ParameterError: if several tensors could be it.
-        """
-        for tail in (f"{name}.weight", name):
-            if tail in self._shard_of:
-                return tail
-            found = [*self._shorter(tail), *self._longer(tail)]
-            if len(found) > 1:
-                raise ParameterError(
-                    f"{name} could be {found[0]} or {found[1]} of {self.folder}", hint=WRONG_MODEL
-                )
-            if found:
-                return found[0]
-        return None
-
-    def _shorter(self, tail: str) -> Iterator[str]:
-        """Tensors whose name is the end of `tail`, of two pieces or more."""
-        for start in range(1, tail.count(".")):
-            shorter = tail.split(".", start)[-1]
-            if shorter in self._shard_of:
-                yield shorter
-
-    def _longer(self, tail: str) -> Iterator[str]:
-        """The first two tensors whose name ends with `tail`."""
-        ending = f".{tail}"[::-1]
-        at = bisect_left(self._backwards, ending)
-        for backwards in self._backwards[at : at + 2]:
-            if backwards.startswith(ending):
-                yield backwards[::-1]
+    def _info(self, key: str) -> TensorInfo:
+        info = self._shard(self._shard_of[key]).infos.get(key)
+        if info is None:
+            raise AdapterError(f"{self.folder} lacks {key}, which its index names", hint=HINT)
+        return info
 
     def check(self, adapter: Adapter, role: str) -> None:
         """Compare names and shapes with an adapter's modules; reads headers only.
@@ -117,45 +100,51 @@ class Checkpoint:
         for name, slot in adapter.slots.items():
             if slot.shape == (0, 0):
                 continue
-            key, _ = self._find(name, slot, role)
+            keys, _ = self._find(name, slot, role)
             owner = slot.parameter or name
-            first = owners.setdefault(key, owner)
-            if first != owner:
+            first = owners.setdefault(keys[0], owner)
+            if first != owner and not self._are_tied(first, owner):
                 raise ParameterError(
-                    f"{key} of the {role} {self.folder} could be {first} or {owner}",
+                    f"{keys[0]} of the {role} {self.folder} could be {first} or {owner}",
                     hint=WRONG_MODEL,
                 )
 
-    def _find(self, name: ModuleName, slot: Slot, role: str = "checkpoint") -> tuple[str, bool]:
-        """The key of a module's matrix and whether it is stored transposed."""
-        key = self._key(slot.parameter or name)
-        if key is None:
+    def _are_tied(self, one: str, other: str) -> bool:
+        """Whether two modules share a tensor as embedding and output layer."""
+        outputs = {projection_of(name) in OUTPUTS for name in (one, other)}
+        return len(outputs) == 2 and tied(self._config)
+
+    def _find(
+        self, name: ModuleName, slot: Slot, role: str = "checkpoint"
+    ) -> tuple[tuple[str, ...], bool]:
+        """The keys of a module's matrix and whether it is stored transposed."""
+        expert = slot.expert if slot.kind == "expert" else None
+        keys = self._names.of(slot.parameter or name, expert) or self._tied(name, slot)
+        if not keys:
             raise ParameterError(
                 f"the {role} {self.folder} has no tensor for {name}", hint=self._why_none(name)
             )
-        info = self._shard(self._shard_of[key]).infos.get(key)
-        if info is None:
-            raise AdapterError(f"{self.folder} lacks {key}, which its index names", hint=HINT)
-        self._refuse_codes(key, info)
-        transposed = self._transposed(key, info.shape, slot)
-        if transposed is None:
+        for key in keys:
+            self._refuse_codes(key, self._info(key))
+        shapes = [self._info(key).shape for key in keys]
+        whole = shapes[0]
+        if len(keys) > 1:
+            whole = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        transposed = self._transposed(keys[0], whole, slot)
+        if transposed is None or len({shape[1:] for shape in shapes}) > 1:
             raise ParameterError(
                 f"{name} changes {_described(slot)}, "
-                f"but {key} of the {role} {self.folder} has shape {list(info.shape)}",
+                f"but {' and '.join(keys)} of the {role} {self.folder} has shape {list(whole)}",
                 hint=WRONG_MODEL,
             )
-        return key, transposed
+        return keys, transposed
 
     def _why_none(self, name: ModuleName) -> str:
-        """What to do about a module that has no tensor."""
-        tied = _config(self.folder).get("tie_word_embeddings", True)
-        if (
-            name.endswith("lm_head")
-            and tied
-            and any("emb" in k or "wte" in k for k in self._shard_of)
-        ):
-            return "if the head is tied to the embedding, save the checkpoint with the two untied"
-        return WRONG_MODEL
+        """What to do about a module that has no tensor: what the checkpoint has instead."""
+        key, ending = self._names.nearest(name)
+        if not key:
+            return WRONG_MODEL
+        return f"its names are others: {key} has the same end, {ending}; {WRONG_MODEL}"
 
     def _refuse_codes(self, key: str, info: TensorInfo) -> None:
         """Refuse a matrix of which the file holds codes: no floats, or floats to be scaled."""
@@ -180,7 +169,8 @@ class Checkpoint:
             return self._wide_sibling(key) if stacked else conv1d
         if flat == slot.shape:
             return False
-        return True if flat == slot.shape[::-1] and (conv1d or stacked) else None
+        expert = slot.kind == "expert"  # of a stack, or a matrix of its own
+        return True if flat == slot.shape[::-1] and (conv1d or expert) else None
 
     def _wide_sibling(self, key: str) -> bool:
         """Whether the other parameter of stacked experts is wider than high."""
@@ -199,17 +189,19 @@ class Checkpoint:
             ParameterError: if there is none of that name and shape.
             UnsupportedError: if it is stored as codes.
         """
-        key, transposed = self._find(name, slot)
-        file = self._shard(self._shard_of[key])
-        whole = file.load(key, slot.expert if _stacked(file.infos[key].shape, slot) else None)
-        W: Array = whole.reshape(_flat(whole.shape)).astype(np.float64)
+        keys, transposed = self._find(name, slot)
+        parts = []
+        for key in keys:
+            file = self._shard(self._shard_of[key])
+            whole = file.load(key, slot.expert if _stacked(file.infos[key].shape, slot) else None)
+            parts.append(whole.reshape(_flat(whole.shape)).astype(np.float64))
+        W: Array = parts[0] if len(parts) == 1 else np.vstack(parts)
         return W.T if transposed else W
 
     @property
     def name(self) -> str:
         """The model's name, as its config gives it; else the folder's."""
-        fields = _config(self.folder)
-        name = fields.get("_name_or_path")
+        name = self._config.get("_name_or_path")
         return name if isinstance(name, str) and name else self.folder.resolve().name
 
     def matrices(self) -> dict[str, tuple[int, int]]:
@@ -256,8 +248,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return parse(read_small(config, MAX_INDEX, HINT), str(config), marks=MAX_MARKS, hint=HINT)
 
 
-def _refuse_quantised(folder: Path) -> None:
-    if _config(folder).get("quantization_config"):
+def _refuse_quantised(folder: Path, config: Mapping[str, Any]) -> None:
+    if config.get("quantization_config"):
         raise UnsupportedError(
             f"{folder} is quantised: its matrices are codes, not weights", hint=UNQUANTISED
         )
