@@ -1392,3 +1392,10 @@ def test_a_linear_module_that_is_called_as_a_parameter_is_dropped(make, out):
     assert dense not in written.names
     assert not update(written, f"{EXPERTS}.down_proj[0]").any()
     assert config_of(out)["target_modules"] == [Q]
+
+
+def test_weights_below_a_wrapper_that_the_new_names_do_not_make_lose_its_name(make, out):
+    bias = "model.layers.0.self_attn.k_proj.base_layer.bias"
+    config = {"bias": "all", "target_modules": ["q_proj", "k_proj", "v_proj"]}
+    source = open_adapter(make([Q, V], config, extra={f"{PREFIX}{bias}": draw(8)}))
+    assert f"{PREFIX}{bias.replace('.base_layer', '')}" in prune(source, [V], out).tensors.infos

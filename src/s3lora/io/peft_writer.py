@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from s3lora.adapter import Adapter, Drop, Edit, ModuleName, Replace, Slot, Zero
 from s3lora.errors import ParameterError, UnsupportedError
+from s3lora.io.patterns import endings
 from s3lora.io.peft import PREFIX
 from s3lora.io.peft_config import validated
 from s3lora.io.peft_folding import folded, folded_tensors, patterned
@@ -162,6 +163,7 @@ def _edited_tensors(adapter: Adapter, edits: Edits) -> Iterator[Stored]:
         for key in slot.keys:
             owners.setdefault(key, []).append(name)
     gone = {name for name, edit in edits.items() if isinstance(edit, Drop)}
+    named = frozenset(edited_config(adapter, edits)["target_modules"]) if gone else None
     for key in sorted(file.infos, key=lambda key: file.infos[key].start):
         names = owners.get(key, [])
         if names and gone.issuperset(names):
@@ -176,7 +178,7 @@ def _edited_tensors(adapter: Adapter, edits: Edits) -> Iterator[Stored]:
         if zeroed:
             yield _zeroed(file, key, zeroed)
         else:
-            yield _copied(file, key, _unwrapped(key, gone))
+            yield _copied(file, key, _unwrapped(key, named) if not names else key)
 
 
 def _replaced(adapter: Adapter, name: ModuleName, edit: Replace, key: str) -> Stored:
@@ -201,18 +203,28 @@ def _copied(file: TensorFile, key: str, new_key: str) -> Stored:
     return Stored(new_key, info.dtype, info.shape, file.chunks(key), info.nbytes)
 
 
-def _unwrapped(key: str, dropped: set[ModuleName]) -> str:
-    """The key of a tensor of the base model after its module is no LoRA layer any more.
+def _unwrapped(key: str, named: Collection[str] | None) -> str:
+    """The key of a tensor of the base model where its module is no LoRA layer any more.
 
-    PEFT keeps the wrapped layer as `base_layer`; once the wrapper is gone, so is that name.
+    PEFT keeps the wrapped layer as `base_layer`; where the wrapper is gone, so is that name. That
+    of trained token rows is there whatever `target_modules` says.
+
+    Args:
+        key: Of a tensor that is no module's.
+        named: All that `target_modules` names, if it was written anew.
     """
     owner, mark, leaf = key.rpartition(".base_layer.")
+    if not mark or named is None or owner.endswith(".token_adapter"):
+        return key
     attention = owner.removesuffix(OUT_PROJ)
-    if attention != owner and attention.removeprefix(PREFIX) in dropped:
-        return f"{attention}.out_proj.{leaf}"
-    if mark and owner.removeprefix(PREFIX) in dropped:
-        return f"{owner}.{leaf}"
+    if not _named(attention, named):
+        return f"{attention}{'.out_proj' if attention != owner else ''}.{leaf}"
     return key
+
+
+def _named(path: str, named: Collection[str]) -> bool:
+    """Whether PEFT takes one of the names for a module: it is this name, or ends in it."""
+    return any(ending in named for ending in endings(path.removeprefix(PREFIX)))
 
 
 def _zeroed(file: TensorFile, key: str, slots: list[Slot]) -> Stored:
