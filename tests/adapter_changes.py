@@ -219,7 +219,8 @@ def resaved(adapter: Opened, random: Random) -> str | None:
     if now and (not heads or chance(random, 0.5)):
         adapter.config["modules_to_save"] = now[1:] or None
     elif heads:
-        names = [str(one(random, heads)), shortened(random, one(random, adapter.owners))]
+        owner = one(random, adapter.owners).removeprefix(PREFIX)
+        names = [str(one(random, heads)), shortened(random, owner)]
         adapter.config["modules_to_save"] = [*now, one(random, names)]
     else:
         return None

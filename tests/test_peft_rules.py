@@ -32,6 +32,7 @@ MERGER = {f"{PREFIX}model.merger.mlp.0.weight": draw(6, 6)}
 ABSENT_TARGETS: dict[str, tuple[dict[str, Array], dict[str, Any], bool]] = {
     "nothing explains it": ({}, {}, True),
     "another layer has it": ({}, {"layers_to_transform": [0]}, False),
+    "layers are repeated": ({}, {"layer_replication": [[0, 1], [0, 1]]}, False),
     "below a module that is saved whole": (MERGER, SAVED | {"target_modules": ["mlp.0"]}, False),
     "not below it": (MERGER, SAVED | {"target_modules": ["mlp.1"]}, True),
     "a parameter's name": ({}, {"target_modules": ["weight"]}, False),
@@ -114,6 +115,24 @@ def test_the_wrapper_of_a_parallel_model_is_found_anywhere_in_a_key(tmp_path, at
     name = ".".join([*pieces[:at], "module", *pieces[at:]])
     rows = found(tmp_path, lora(name, *factors()), target_modules=["q_proj"])
     assert {rule for rule, _ in rows.values()} == {"unusual-key"}
+
+
+@pytest.mark.parametrize("label", ["weight", "other", "other.weight"])
+def test_a_factor_of_an_embedding_has_no_leaf(tmp_path, label):
+    embedding = {
+        f"{PREFIX}wte.lora_embedding_A.{label}": draw(RANK, 9),
+        f"{PREFIX}wte.lora_embedding_B.{label}": draw(6, RANK),
+    }
+    rows = found(tmp_path, embedding, target_modules=["wte"])
+    assert rows == dict.fromkeys(embedding, ("unusual-key", "medium"))
+
+
+@pytest.mark.parametrize("init", [False, "gaussian", "orthogonal", "pissa_niter_4", "OLoRA"])
+def test_a_start_that_needs_a_weight_is_none_for_stacked_parameters(tmp_path, init):
+    config = {"target_modules": [], "target_parameters": ["down_proj"], "init_lora_weights": init}
+    row = found(tmp_path, stack(EXPERTS, 4), **config).get("init_lora_weights")
+    rule = None if init == "gaussian" else ("refused-setting" if init else "random-module")
+    assert (row and row[0]) == rule
 
 
 def test_an_orthogonal_start_at_an_odd_rank_is_refused(tmp_path):

@@ -230,7 +230,7 @@ def _misshapen(
     if not _fit(A, B, flat=group.stacked or group.embedding):
         text = f"the shapes of {shown} do not fit each other"
         return Finding("shape-mismatch", "high", group.name, text)
-    if cut and not group.stacked and len(A) == 2:
+    if cut and not group.stacked and not group.embedding and len(A) == 2:
         rank = min(rank, A[1], B[0])
     if A[0] % rank if group.stacked else A[0] != rank:
         text = f"{shown} have rank {A[0]}, the config says {rank}"

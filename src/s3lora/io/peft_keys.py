@@ -45,12 +45,14 @@ def parse_key(key: str) -> ParsedKey | None:
     leaf = rest.pop() if rest and rest[-1] in ("weight", "bias") else ""
     if len(rest) > 1 or (part in ("A", "B") and not leaf):
         return None
+    if leaf and part.startswith("embedding_"):  # these have no leaf: PEFT takes it for a name
+        rest, leaf = [*rest, leaf], ""
     part += ".bias" if leaf == "bias" else ""
     path, oddity = _clean(path)
     if not path:
         return None
     if rest and not oddity:
-        oddity = _named_adapter(rest[0])
+        oddity = _named_adapter(".".join(rest))
     return ParsedKey(path, part, oddity)
 
 

@@ -19,6 +19,8 @@ KNOWN_LIBRARIES = frozenset(
 ones, and the program that runs already."""
 REMOTE_CODE = "transformers_modules"
 """Where transformers keeps the code that came with a base model."""
+FROM_WEIGHT = ("pissa", "olora", "corda", "loftq", "orthogonal", "lora_ga")
+"""Starts for which PEFT reads the weight of a module; one of stacked parameters has none."""
 NEVER_STACKED = ("lora_dropout", "fan_in_fan_out", "lora_bias", "use_dora")
 """What PEFT does not do to a parameter."""
 
@@ -120,5 +122,8 @@ def _conflicts(config: PeftConfig, ranks: Collection[int]) -> Iterator[tuple[str
     for name in NEVER_STACKED if config.parameters else ():
         if raw.get(name):
             yield name, "PEFT refuses it together with target_parameters"
+    weightless = [name for name in config.parameters if not name.endswith("weight")]
+    if weightless and isinstance(init, str) and init.lower().startswith(FROM_WEIGHT):
+        yield "init_lora_weights", f"PEFT refuses it for {shown(weightless[0])}"
     if init == "orthogonal" and any(r % 2 for r in ranks):
         yield "init_lora_weights", "PEFT refuses an orthogonal start at an odd rank"

@@ -207,9 +207,10 @@ def _explained(config: PeftConfig, absent: Sequence[str], matcher: Matcher) -> C
 
     Which modules end in a target is the base model's to say. Where `exclude_modules` is an
     expression, or names modules that end in the target, it may be all of them; so it may where
-    `layers_to_transform` is set.
+    only some layers are adapted, or others are in their places.
     """
-    if isinstance(config.excluded, str) or config.layers is not None:
+    replicated = bool(config.raw.get("layer_replication"))
+    if isinstance(config.excluded, str) or config.layers is not None or replicated:
         return frozenset(absent)
     longer = {ending for name in config.excluded for ending in endings(name)}
     return _left_out(config, absent, matcher) | longer.intersection(absent)
