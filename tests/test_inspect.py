@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -140,6 +141,15 @@ def test_a_suite_says_what_eval_says(adapter, plan, rows, tmp_path):
     pairs = {(row["a"], row["b"]) for row in found["differences"]}
     assert pairs == {("adapter", "model"), ("plan", "model"), ("plan", "adapter")}
     check_log(found["states"][2]["log"], plan, plain["states"][2])
+
+
+def test_a_suite_shows_how_far_it_is(rows, tmp_path):
+    words = ("eval", "--model", "tiny", *rows, *SMALL, "--suite", "refusal", "--logs", tmp_path)
+    shown = done(*words, "--format", "json")
+    total = sum(json.loads(shown.stdout)["asked"].values())
+    lines = [line for line in shown.stderr.splitlines() if f": prompt {total} of {total}" in line]
+    assert len(lines) == 1
+    assert re.search(r"prompts?\b.*/|/prompt", lines[0]), "no rate"
 
 
 def check_log(path, plan, state):

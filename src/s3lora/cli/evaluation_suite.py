@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from s3lora.cli.interrupts import kept_words
 from s3lora.cli.lab import only_ours, references, say
 from s3lora.cli.output import emit_table, emit_text
+from s3lora.cli.progress import Meter
 from s3lora.cli.roles import Told, workers_of
 from s3lora.errors import ParameterError, install_hint
 from s3lora.io import open_adapter
@@ -117,7 +120,20 @@ def _run(
             options["logs"],
             roles=_roles(model, options),
             say=say,
+            watch=_meter,
         )
+
+
+@contextmanager
+def _meter(state: str) -> Iterator[Callable[[int, int], None]]:
+    """A meter of the samples of a state."""
+    with Meter(f"{state}: prompt", None, "prompts") as meter:
+
+        def show(finished: int, total: int) -> None:
+            meter.total = total
+            meter.update(finished)
+
+        yield show
 
 
 def _roles(model: str, options: dict[str, Any]) -> dict[str, Model | Given]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import isnan, nan
@@ -32,6 +32,7 @@ from s3lora.lab.suites.runs import ALL
 from s3lora.lab.suites.scorers import RUN
 
 Roles = dict[str, Model | list[Model]]
+Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 WAIT = 300.0
 """Seconds that an endpoint may be silent, and that one answer of it may take."""
@@ -69,6 +70,7 @@ def run(
     *,
     roles: Mapping[str, Model | Given] = MappingProxyType({}),
     say: Say = print,
+    watch: Watch | None = None,
 ) -> SuiteRun:
     """Put every state through a suite, and compare.
 
@@ -81,6 +83,7 @@ def run(
             harmful prompts, `worker` and `solver` carry out plans; each state does so for its
             own where none is given.
         say: Takes a line of progress.
+        watch: For the name of a state, what shows how many of its samples are finished.
 
     Raises:
         S3LoraError: if a state cannot be loaded, or Inspect did not finish the task.
@@ -92,7 +95,8 @@ def run(
     with _opened(roles) as models:
         for name, state in states.items():
             say(f"{name}: {suite} through Inspect")
-            modules, log = _evaluated(suite, state, given, logs, models)
+            with _watching(watch, name):
+                modules, log = _evaluated(suite, state, given, logs, models)
             asked, files[name] = _asked(log), log.location
             notes += [f"{name}: {told}" for told in (*_errors(log), *_ends(log))]
             found.append(State(name, modules, tuple(_results(log))))
@@ -101,6 +105,18 @@ def run(
     told = tuple(differences(found))
     warnings = (*([headline] if headline else []), *_broken(found))
     return SuiteRun(suite, asked, tuple(found), files, told, warnings, tuple(notes), headline)
+
+
+@contextmanager
+def _watching(watch: Watch | None, name: str) -> Iterator[None]:
+    """Have the finished samples of a state shown, where somebody wants to see them."""
+    if watch is None:
+        yield
+        return
+    from s3lora.lab.suites.progress import watched  # registers a hook, of which Inspect speaks
+
+    with watch(name) as progress, watched(progress):
+        yield
 
 
 def endpoint(part: str, address: str, name: str, key: str | None) -> Model:
