@@ -1081,6 +1081,33 @@ def test_the_card_is_kept_byte_for_byte_and_gets_a_section(make, out, card):
     assert "`minimal`" in section
 
 
+WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
+
+
+@pytest.mark.parametrize("encoding", WIDE)
+def test_a_card_in_wide_characters_is_not_mixed_with_a_section_in_utf_8(make, out, encoding):
+    words = "# Kärte\n\nGrüße, 北京.\n"
+    source = open_adapter(make((FRONT.decode() + words).encode(encoding), by=with_card))
+    prune(source, [Q], out)
+    after = (out / "README.md").read_bytes().decode("utf-8")
+    assert after.startswith(FRONT.decode())
+    assert after.endswith(words)
+    assert after.count("## Pruned with s3lora") == 1
+    assert "\0" not in after
+
+
+@pytest.mark.parametrize(
+    "card", [b"\xff\xfe\x00", b"\xff\xfe\x00\xd8", b"a\0\0\0\0", b"\x89PNG\0\x01"]
+)
+def test_a_card_that_is_no_text_is_not_carried_over(make, out, card):
+    source = open_adapter(make(card, by=with_card))
+    prune(source, [Q], out)
+    after = (out / "README.md").read_bytes().decode("utf-8")
+    assert after.startswith("---\n")
+    assert "## Pruned with s3lora" in after
+    assert "\0" not in after
+
+
 @pytest.mark.parametrize(
     "card",
     [

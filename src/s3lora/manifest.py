@@ -12,6 +12,7 @@ from typing import Any
 
 from s3lora.adapter import Adapter, Drop, Replace, Zero
 from s3lora.findings import Finding
+from s3lora.io.card_file import card_text
 from s3lora.io.safetensors import CHUNK
 from s3lora.io.sources import CARD, CONFIG, MANIFEST, WEIGHTS
 from s3lora.plan import Plan
@@ -93,15 +94,19 @@ def write_card(
     source_card: bytes | None,
     kept: Sequence[Finding] = (),
 ) -> None:
-    """Write README.md: a section on what was done, in the source's card, which stays as it is."""
+    """Write README.md: a section on what was done, in the source's card, whose text stays.
+
+    A card in UTF-16 or UTF-32 becomes one in UTF-8; one that is no text is not carried over.
+    """
     named = (policy.name, policy.params) if policy else None
     facts = plan_facts(plan)
     section = card.pruned(facts, len(adapter.slots), adapter.digest, tool(), table, named)
     section += card.kept_from_source(kept)
-    if source_card is None:
+    carried = None if source_card is None else card_text(source_card)
+    if carried is None:
         base = adapter.config.get("base_model_name_or_path")
         text = card.front_matter(card.metadata(base if isinstance(base, str) else "")) + "\n"
         text += "\n".join(section)
     else:
-        text = card.with_section(source_card.decode("utf-8", "surrogateescape"), section)
+        text = card.with_section(carried, section)
     (folder / CARD).write_bytes(text.encode("utf-8", "surrogateescape"))

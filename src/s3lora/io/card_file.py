@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from pathlib import Path
 
@@ -11,6 +12,36 @@ from s3lora.io.sources import CARD
 
 MAX_CARD = 8 * 2**20
 """Largest model card that is carried over, in bytes."""
+
+
+WIDE = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks of encodings that no section in UTF-8 can be put into; the longer ones first."""
+
+
+def card_text(raw: bytes) -> str | None:
+    """The text of a card, to be written as UTF-8; None if its bytes are no text.
+
+    UTF-16 and UTF-32 are decoded, by their mark or by where their zero bytes are. Bytes that are
+    not UTF-8 in a card without zero bytes, as of Latin-1, stay as they are.
+    """
+    encoding = next((name for mark, name in WIDE if raw.startswith(mark)), "")
+    if not encoding and b"\0" in raw:
+        first, second = raw[::2].count(0), raw[1::2].count(0)
+        if 4 * (first + second) < len(raw):  # of a text in Latin letters every second byte is
+            return None
+        encoding = "utf-16-le" if second > first else "utf-16-be"
+    if not encoding:
+        return raw.decode("utf-8", "surrogateescape")
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text
 
 
 def read_card(folder: Path) -> bytes | None:
