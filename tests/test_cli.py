@@ -451,6 +451,14 @@ def test_output_that_is_a_link_or_a_folder_is_refused(adapter, taken, tmp_path):
     assert not target.exists() or target.read_text(encoding="utf-8") == "precious"
 
 
+def test_a_pipe_is_not_replaced_by_a_file(adapter, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    error, hint = refused("scan", adapter, "-o", tmp_path / "pipe")
+    assert "is a pipe or a device" in error
+    assert "redirect" in hint
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_usage_errors_go_to_stderr():
     for words in ([], ["scan"], ["scan", "--no-such-option", "x"], ["nothing"]):
         result = run(*words)

@@ -1287,15 +1287,28 @@ def test_a_card_in_a_hub_cache_and_one_linked_within_the_folder_are_carried_over
 def test_blobs_that_are_themselves_a_link_are_not_those_of_a_cache(make, tmp_path):
     (tmp_path / "private").mkdir()
     (tmp_path / "private" / "key").write_text("secret")
-    snapshot = tmp_path / "hub" / "snapshots" / "1"
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "1"
     snapshot.mkdir(parents=True)
-    (tmp_path / "hub" / "blobs").symlink_to(tmp_path / "private")
+    (tmp_path / "models--a--b" / "blobs").symlink_to(tmp_path / "private")
     source = make()
     for name in (WEIGHTS, CONFIG):
         (snapshot / name).write_bytes((source / name).read_bytes())
     (snapshot / "README.md").symlink_to("../../blobs/key")
     with pytest.raises(AdapterError, match="outside the adapter's folder"):
         prune(open_adapter(snapshot), [Q], tmp_path / "out")
+
+
+def test_blobs_beside_any_folder_called_snapshots_are_not_those_of_a_cache(make, tmp_path):
+    (tmp_path / "data" / "blobs").mkdir(parents=True)
+    (tmp_path / "data" / "blobs" / "key").write_text("secret")
+    folder = tmp_path / "data" / "snapshots" / "daily"
+    folder.mkdir(parents=True)
+    source = make()
+    for name in (WEIGHTS, CONFIG):
+        (folder / name).write_bytes((source / name).read_bytes())
+    (folder / "README.md").symlink_to("../../blobs/key")
+    with pytest.raises(AdapterError, match="outside the adapter's folder"):
+        prune(open_adapter(folder), [Q], tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])

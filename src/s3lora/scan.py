@@ -75,6 +75,11 @@ NON_FINITE = "holds NaN or Inf"
 OUT_OF_RANGE = "the update or its score is outside the range of float64"
 BROKEN_WEIGHTS = "the {} weights of the module hold NaN or Inf"
 ZERO = "zero update"
+BEYOND_LOADERS = "beyond the range of float32, in which loaders hold factors and updates"
+BELOW_LOADERS = "zero update in float32, in which loaders hold factors and updates"
+LARGEST = float(np.finfo(np.float32).max)
+SMALLEST = 2.0**-150
+"""What is not above half of the smallest number of float32 becomes zero there."""
 
 
 def _keep_freed_memory() -> None:
@@ -106,7 +111,7 @@ def _row(adapter: Adapter, name: ModuleName, method: Method, sources: Sources) -
             module = adapter.read(name)
         reason = _unfit(module)
         if reason:
-            return Skipped(name, reason, judged=reason == ZERO)
+            return Skipped(name, reason, judged=reason in (ZERO, BELOW_LOADERS))
         score = method.score(module, Weights(**matrices))
     except (np.linalg.LinAlgError, UnsupportedError, MemoryError) as error:
         return Skipped(name, _failure(error))
@@ -128,10 +133,32 @@ def _failure(error: Exception) -> str:
 
 def _unfit(module: LoraModule) -> str:
     """Why no method can score the module; empty if it can."""
-    ends = [[factor.min(), factor.max()] for factor in (module.A, module.B)]
-    if not np.isfinite(ends).all() or not np.isfinite(module.scaling):
+    largest = [max(factor.max(), -factor.min()) for factor in (module.A, module.B)]
+    if not np.isfinite([*largest, module.scaling]).all():
         return NON_FINITE
-    return "" if all(map(any, ends)) and module.scaling else ZERO
+    if not all(largest) or not module.scaling:
+        return ZERO
+    return _outside_float32(module, *largest)
+
+
+def _outside_float32(module: LoraModule, a: float, b: float) -> str:
+    """Why the update is another one, or none, where it is applied; empty if it is the same.
+
+    Args:
+        module: With finite factors that are not zero.
+        a: The largest size of an entry of A.
+        b: The same of B.
+    """
+    entry = len(module.A) * a * b  # no entry of B·A is larger
+    with_scale = sorted((entry, entry * abs(module.scaling)))
+    if max(a, b) > LARGEST:
+        return BEYOND_LOADERS
+    if with_scale[1] > LARGEST:
+        grams = (module.A @ module.A.T) * (module.B.T @ module.B)
+        norm = float(np.sqrt(max(grams.sum(), 0.0)))
+        if max(norm, norm * abs(module.scaling)) > LARGEST:
+            return BEYOND_LOADERS
+    return BELOW_LOADERS if min(a, b, with_scale[0]) <= SMALLEST else ""
 
 
 def _findings(
@@ -141,11 +168,13 @@ def _findings(
     findings = [
         Finding("non-finite", "high", row.module, row.reason)
         for row in skipped
-        if row.reason in (NON_FINITE, OUT_OF_RANGE)
+        if row.reason in (NON_FINITE, OUT_OF_RANGE, BEYOND_LOADERS)
     ]
     if skipped and not scores and all(row.judged for row in skipped):
         scaled = any(slot.scaling for slot in adapter.slots.values())
         reason = "" if scaled else " because lora_alpha is 0"
+        if any(row.reason == BELOW_LOADERS for row in skipped):
+            reason = " in float32, in which loaders hold factors and updates"
         text = f"every update is zero{reason}: the adapter does nothing"
         findings.append(Finding("zero-update", "medium", "all modules", text))
     return tuple(findings)

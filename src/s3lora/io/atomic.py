@@ -98,14 +98,18 @@ def _remove(partial: Path, parents: Iterable[Path]) -> None:
 def write_file(out: Path, content: str | bytes) -> None:
     """Write a file whole or not at all, a text as UTF-8.
 
-    One that is there already is replaced, and its mode stays.
+    One that is there already is replaced, and its mode stays. What is no plain file, such as a
+    pipe or a device, is never replaced: whoever reads from it would wait for ever.
 
     Raises:
-        OutputError: if `out` is a link or a folder, or cannot be written.
+        OutputError: if `out` is there and no plain file, or cannot be written.
     """
-    if os.path.islink(out) or os.path.isdir(out):
-        what = "a link" if os.path.islink(out) else "a folder"
-        raise OutputError(f"{out} is {what}", hint="give the name of a file")
+    if os.path.lexists(out) and (os.path.islink(out) or not os.path.isfile(out)):
+        kinds = {"a link": os.path.islink, "a folder": os.path.isdir}
+        what = next((kind for kind, fits in kinds.items() if fits(out)), "a pipe or a device")
+        raise OutputError(
+            f"{out} is {what}", hint="give the name of a file, or redirect what is printed"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = _partial(out)

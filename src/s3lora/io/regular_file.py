@@ -7,6 +7,7 @@ page that a server sent instead, an archive.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from s3lora.errors import AdapterError
 
 HINT = "download or save the adapter again; if it is someone else's, do not load it"
 LFS = b"version https://git-lfs.github.com/spec/"
+REPOSITORY = re.compile(r"models--.+")
+"""What the folder of a model is called in the hub's cache."""
 """How a pointer of Git LFS begins."""
 
 
@@ -103,8 +106,12 @@ def stays_with(folder: Path, path: Path) -> bool:
     In the hub's cache `models--…/snapshots/REVISION/` holds links into `models--…/blobs/`.
     """
     own = Path(os.path.realpath(folder))
-    snapshots = (parent for parent in own.parents if parent.name == "snapshots")
-    blobs = (parent.with_name("blobs") for parent in snapshots)
+    repositories = (
+        parent.parent
+        for parent in own.parents
+        if parent.name == "snapshots" and REPOSITORY.fullmatch(parent.parent.name)
+    )
+    blobs = (repository / "blobs" for repository in repositories)
     target = Path(os.path.realpath(path))
     homes = (own, *(blob for blob in blobs if not blob.is_symlink()))
     return any(target.is_relative_to(home) for home in homes)
