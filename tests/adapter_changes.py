@@ -180,9 +180,9 @@ def retargeted(adapter: Opened, random: Random) -> str:
         more = one(random, adapter.architecture.endings)
         config["target_modules"] = [*now, *{more} - {*now}]
     elif form < 0.8:
-        config["target_modules"] = [
-            owner.removeprefix(PREFIX).replace(".base_layer", "") for owner in adapter.owners
-        ]
+        names = [owner.removeprefix(PREFIX) for owner in adapter.owners]
+        whole = {name.removesuffix(".base_layer.out_proj") for name in names}
+        config["target_modules"] = sorted(name.replace(".base_layer", "") for name in whole)
     elif form < 0.9:
         config["target_modules"] = "all-linear"
     else:

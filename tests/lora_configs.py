@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
 
+from adapters import WEIGHTS
 from architectures import ARCHITECTURES, Architecture, adaptable, fresh
 
 Fields = dict[str, Any]
@@ -166,8 +168,8 @@ def _rare(random: Random, architecture: Architecture) -> Fields:
         )
     if architecture.embedding and chance(random, 0.06):
         fields["trainable_token_indices"] = one(random, ([1, 3], {architecture.embedding: [0, 2]}))
-    # PEFT ties the `shared` of T5 when training starts, and not when it loads the result.
-    if architecture.embedding != "shared" and chance(random, 0.06):
+    # PEFT ties embeddings of other names when training starts, and not when it loads the result.
+    if architecture.embedding == "embed_tokens" and chance(random, 0.06):
         fields["ensure_weight_tying"] = True
     if architecture.layer_list and architecture.task == "CAUSAL_LM" and chance(random, 0.03):
         fields["layer_replication"] = [[0, 2], [1, 2]]
@@ -186,8 +188,16 @@ def saved(folder: Path, random: Random, name: str) -> Fields:
             save(folder, name, fields)
         except (ValueError, TypeError, RuntimeError, AttributeError, KeyError, IndexError):
             continue  # PEFT does not make such an adapter
-        return fields
+        if not _adapted_twice(folder):
+            return fields
     raise AssertionError(f"PEFT refused {TRIES} configs for {name}, the last one {fields}")
+
+
+def _adapted_twice(folder: Path) -> bool:
+    """Whether a loose expression met the output projection inside an attention that it met too."""
+    with safe_open(folder / WEIGHTS, "np") as file:
+        paths = {key.rpartition(".lora_")[0] for key in file.keys()}  # noqa: SIM118
+    return any(path.replace(".base_layer", "") in paths - {path} for path in paths)
 
 
 def save(folder: Path, name: str, fields: Fields) -> None:

@@ -24,11 +24,12 @@ from architectures import ARCHITECTURES, fresh
 from lora_configs import Fields, Random, one, save, saved, some
 from peft_reading import Reading, Update, loaded, merged, quietly, reading, shares_weight, without
 from s3lora import open_adapter, prune
-from s3lora.adapter import Adapter, Slot, arranged
+from s3lora.adapter import Adapter, Slot, arranged, projection_of
 from s3lora.errors import AdapterError, ParameterError, S3LoraError, UnsupportedError
 from s3lora.findings import Finding, at_least
 from s3lora.io import patterns
 from s3lora.io.peft_config import validated
+from s3lora.io.peft_targets import TIED
 
 CASES = int(os.environ.get("PEFT_AGREEMENT_CASES", "8"))
 SEED = int(os.environ.get("PEFT_AGREEMENT_SEED", "0"))
@@ -38,6 +39,7 @@ ONLY_THE_BASE_TELLS = {
     r"KeyError: '.*\.bias'": "whether the head that is saved has a bias",
     r"modules_to_save cannot be applied to .*Linear": "whether `all-linear` adapts a module whose "
     "name ends in that of the head: pre_classifier of DistilBERT",
+    r"Cannot convert PEFT target": "which experts transformers stacks: it takes no half of a stack",
     r"size of tensor a .* must match": "whether OLoRA and DoRA meet a Conv1D, where PEFT's own "
     "arithmetic fails",
     r"size mismatch for .*\.experts\.": "how many experts there are: with one parameter, half the "
@@ -77,6 +79,8 @@ def same_factors(adapter: Adapter, slot: Slot, update: Update) -> bool:
 def disagreements(adapter: Adapter, peft: Reading) -> Iterator[str]:
     """In what PEFT and the modules of s3lora differ."""
     live = {name for name, update in peft.updates.items() if update.live}
+    if validated(adapter.config).rebased:  # a start that was cut out of the base adds up to it
+        live &= adapter.slots.keys()
     for name in sorted(live - adapter.slots.keys()):
         yield f"{name} is live in PEFT, s3lora does not have it"
     for name in adapter.names:
@@ -135,6 +139,8 @@ def pruned_faults(
     whole = [module for module in gone if adapter.slots[module].unscored]
     if any(shares_weight(peft.model.get_base_model(), module) for module in whole):
         return  # of what is shared, one cannot be put back alone
+    if adapter.config.get("ensure_weight_tying") and not TIED.isdisjoint(map(projection_of, gone)):
+        return  # PEFT holds the factors of both as one
     out = folder.with_name(f"{folder.name} pruned")
     try:
         prune(adapter, gone, out, target=one(random, ("minimal", "fused-safe", "zero-fill")))

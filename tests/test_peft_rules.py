@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adapters import PREFIX, RANK, Array, Q, V, draw, factors, lora, write_tensors
-from s3lora import open_adapter
+from s3lora import open_adapter, prune
 
 Found = dict[str, tuple[str, str]]
 
@@ -149,3 +149,18 @@ def test_only_linear_layers_are_stored_transposed(tmp_path):
     config = {"target_modules": ["q_proj", "wte"], "fan_in_fan_out": True}
     slots = open_adapter(write_tensors(tmp_path, lora(Q, *factors()) | embedding, **config)).slots
     assert {name: slot.transposed for name, slot in slots.items()} == {Q: True, "wte": False}
+
+
+@pytest.mark.parametrize("edit", ["drop", "zero"])
+@pytest.mark.parametrize("name", ["lm_head", Q])
+def test_an_edited_layer_is_not_tied_to_the_embedding_again(tmp_path, name, edit):
+    embedding = {
+        f"{PREFIX}model.embed_tokens.lora_embedding_A": draw(RANK, 9),
+        f"{PREFIX}model.embed_tokens.lora_embedding_B": draw(6, RANK),
+    }
+    tensors = BOTH | lora("lm_head", *factors(9, 6)) | embedding
+    config = {"target_modules": ["embed_tokens", "q_proj", "v_proj"], "ensure_weight_tying": True}
+    adapter = open_adapter(write_tensors(tmp_path / "a", tensors, **config))
+    pruned = prune(adapter, [name], tmp_path / "out", edit=edit)
+    assert pruned.config["ensure_weight_tying"] is (name != "lm_head")
+    assert not [finding for finding in pruned.findings if finding.rule == "untargeted-module"]

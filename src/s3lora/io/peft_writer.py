@@ -20,7 +20,7 @@ from s3lora.io.peft import PREFIX
 from s3lora.io.peft_config import validated
 from s3lora.io.peft_folding import folded, folded_tensors, patterned
 from s3lora.io.peft_keys import OUT_PROJ
-from s3lora.io.peft_targets import resolve
+from s3lora.io.peft_targets import TIED, resolve
 from s3lora.io.safetensors import CHUNK, TensorFile
 from s3lora.io.safetensors_writer import Stored, stored, write
 from s3lora.io.sources import CONFIG, WEIGHTS
@@ -93,7 +93,8 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
     """The source's config, naming in full what stays; unchanged if nothing is dropped.
 
     No field is added that the source lacked. A field that selects modules in another way is
-    emptied, and a rank or alpha pattern that matches nothing any more is left out.
+    emptied, and a rank or alpha pattern that matches nothing any more is left out. Layers that
+    share a weight are not tied any more if one of them is edited.
 
     Raises:
         ParameterError: if the names that stay cannot be told from one that leaves.
@@ -109,7 +110,10 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
             for key, rank in (config.get("rank_pattern") or {}).items()
             if key not in changed
         }  # the first match wins
-    if len(stay) == len(adapter.slots):
+    untied = any(name.rpartition(".")[2] in TIED for name in edits) and _ties_targets(config)
+    if untied:
+        config["ensure_weight_tying"] = False  # or PEFT gives one of the two the other's update
+    if len(stay) == len(adapter.slots) and not untied:
         return config
     named = sorted({_target(n, slot) for n, slot in stay.items() if not slot.parameter})
     gone = {_target(name, adapter.slots[name]) for name in adapter.slots.keys() - stay.keys()}
@@ -124,6 +128,13 @@ def edited_config(adapter: Adapter, edits: Edits) -> dict[str, Any]:
         if config.get(field):
             config[field] = {k: v for k, v in config[field].items() if k not in dead}
     return config
+
+
+def _ties_targets(config: Mapping[str, Any]) -> bool:
+    """Whether PEFT ties the updates of embedding and output layer, not what is saved of them."""
+    saved = validated(config).saved
+    whole = any(name.rpartition(".")[2] in TIED for name in saved)
+    return bool(config.get("ensure_weight_tying")) and not whole
 
 
 def _refuse_half(adapter: Adapter, changed: Iterable[ModuleName]) -> None:
