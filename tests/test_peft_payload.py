@@ -175,6 +175,41 @@ def test_embedding_and_output_of_two_shapes_are_no_resized_vocabulary(tmp_path):
     assert set(severities(tmp_path, extra).values()) == {"medium"}
 
 
+@pytest.mark.parametrize("shape", [(6,), (3, 3, 6)])
+def test_only_matrices_are_a_resized_vocabulary(shape, tmp_path):
+    extra = payload(**{"model/embed_tokens/weight": shape, "lm_head/weight": shape})
+    assert set(severities(tmp_path, extra).values()) == {"high"}
+
+
+DELTA = "model/embed_tokens/token_adapter/trainable_tokens_delta"
+ROWS: dict[str, tuple[tuple[int, ...], Any, bool]] = {
+    "as many": ((2, 6), [1, 2], True),
+    "one twice": ((2, 6), [1, 1], True),
+    "too few": ((1, 6), [1, 2], False),
+    "too many": ((3, 6), [1, 2], False),
+    "no matrix": ((2,), [1, 2], False),
+    "by name": ((2, 6), {"lm_head": [5], "embed_tokens": [1, 2]}, True),
+    "by name, too few": ((1, 6), {"lm_head": [5], "embed_tokens": [1, 2]}, False),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_tokens_are_as_many_as_announced(name, tmp_path):
+    shape, indices, fits = ROWS[name]
+    tensors = BOTH | payload(**{DELTA: shape})
+    adapter = open_adapter(write_tensors(tmp_path, tensors, trainable_token_indices=indices))
+    rules = {finding.rule for finding in adapter.findings if finding.severity == "high"}
+    assert rules == (set() if fits else {"shape-mismatch"})
+
+
+def test_rows_of_tokens_that_are_announced_wrongly_are_not_low(tmp_path):
+    tensors = BOTH | payload(**{DELTA: (2, 6)})
+    for at, indices in enumerate([["1", 2], True, 5, "embed_tokens", {"embed_tokens": 2}]):
+        folder = write_tensors(tmp_path / str(at), tensors, trainable_token_indices=indices)
+        rules = {(row.rule, row.severity) for row in open_adapter(folder).findings}
+        assert rules == {("refused-setting", "medium"), ("unknown-tensor", "medium")}
+
+
 def adapted_embedding(rows: int) -> Tensors:
     """An adapted embedding of nine rows, beside a whole one of so many."""
     return {

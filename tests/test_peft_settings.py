@@ -27,7 +27,10 @@ def mapping(library: object) -> dict[str, Any]:
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, tuple[str, str]]]] = {
     "megatron of another name": (
         {"megatron_config": {"x": 1}, "megatron_core": "evil"},
-        {"megatron_core": ("imported-code", "high")},
+        {
+            "megatron_core": ("imported-code", "high"),
+            "megatron_config": ("refused-setting", "medium"),
+        },
     ),
     "megatron of another name, unused": (
         {"megatron_core": "megatron.core.evil"},
@@ -37,7 +40,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, tuple[str, str]]]] = {
         {"megatron_core": ["x"]},
         {"megatron_core": ("imported-code", "high")},
     ),
-    "megatron's own": ({"megatron_config": {"x": 1}, "megatron_core": "megatron.core"}, {}),
+    "megatron's own": (
+        {"megatron_config": {"x": 1}, "megatron_core": "megatron.core"},
+        {"megatron_config": ("refused-setting", "medium")},
+    ),
     "library of nobody": (mapping("evil"), {"auto_mapping": ("imported-code", "high")}),
     "library that begins alike": (
         mapping("transformers_evil.x"),
@@ -103,6 +109,125 @@ def test_a_setting_is_told_as_what_it_is(name, tmp_path):
     assert told(tmp_path, **config) == expected
 
 
+REFUSED: dict[str, list[Any]] = {
+    "rank_pattern": [None, [], "", False],
+    "alpha_pattern": [None, []],
+    "bias": [None, "foo", "ALL", "", True, False, 0, []],
+    "lora_dropout": [None, 1.5, "0.1", [], ""],
+    "task_type": ["", "FOO", "causal_lm", 1, [], False],
+    "init_lora_weights": ["EVA", "Orthogonal", "PISSA", "pissa_x", "LoftQ", "loftq", "foo", "true"],
+    "eva_config": [False, 0, "x", [], {"rho": 0.5}, {"rho": "2"}, {"tau": 2}],
+    "corda_config": [True, "x"],
+    "lora_ga_config": [[], 1],
+    "kasa_config": [False, "x"],
+    "arrow_config": [0, ""],
+    "use_bdlora": [False, True],
+    "velora_config": [[], 1],
+    "monteclora_config": [True, "x"],
+    "megatron_config": [{"x": 1}, True, "x"],
+    "trainable_token_indices": [["1", 2], [True], [1.0], [-1], True, False, 5, "x", {"wte": 3}],
+}
+LOADED: dict[str, list[Any]] = {
+    "rank_pattern": [{}, ABSENT],
+    "alpha_pattern": [{}],
+    "bias": ["none", "all", "lora_only", "boft_only", ABSENT],
+    "lora_dropout": [0, 1, 0.5, -0.1, True, False, ABSENT],
+    "task_type": [None, "CAUSAL_LM", "FEATURE_EXTRACTION", ABSENT],
+    "init_lora_weights": ["Gaussian", "GAUSSIAN", "MiCA", "mica", "eva", "orthogonal", ABSENT],
+    "eva_config": [None, {}, {"rho": 1, "tau": 0.5}, {"x": 1}],
+    "corda_config": [None, {}],
+    "lora_ga_config": [None, {}],
+    "kasa_config": [None],
+    "loftq_config": [None, {}, False, "x"],
+    "monteclora_config": [None, False, 0, "", []],
+    "megatron_config": [None, {}, False],
+    "trainable_token_indices": [None, {}],
+}
+
+
+def each(table: dict[str, list[Any]]) -> list[tuple[str, Any]]:
+    return [(field, value) for field, values in table.items() for value in values]
+
+
+@pytest.mark.parametrize(("field", "value"), each(REFUSED), ids=str)
+def test_a_value_that_peft_refuses_is_told(field, value, tmp_path):
+    assert told(tmp_path, **{field: value})[field] == ("refused-setting", "medium")
+
+
+@pytest.mark.parametrize(("field", "value"), each(LOADED), ids=str)
+def test_a_value_that_peft_loads_is_none(field, value, tmp_path):
+    assert told(tmp_path, **{field: value}) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"use_dora": True, "velora_config": {}}, "use_dora"),
+        ({"init_lora_weights": "mica", "kasa_config": {}}, "kasa_config"),
+        (
+            {
+                "trainable_token_indices": {"lm_head": [1]},
+                "modules_to_save": ["lm_head"],
+            },
+            "trainable_token_indices",
+        ),
+        (
+            {"trainable_token_indices": [1], "modules_to_save": ["embed_tokens"]},
+            "trainable_token_indices",
+        ),
+    ],
+)
+def test_values_that_peft_refuses_together_are_told(config, field, tmp_path):
+    adapter = open_adapter(write_tensors(tmp_path, BOTH, **config))
+    places = [row.where for row in adapter.findings if row.rule == "refused-setting"]
+    assert places == [field]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("task_type", "FOO"), ("bias", None), ("lora_dropout", 1.5)]
+)
+def test_what_peft_wants_instead_is_said(field, value, tmp_path):
+    adapter = open_adapter(write_tensors(tmp_path, BOTH, **{field: value}))
+    (finding,) = adapter.findings
+    text = {"task_type": "'FOO'", "bias": "null", "lora_dropout": "1.5"}[field]
+    right = {"task_type": "CAUSAL_LM", "bias": "lora_only", "lora_dropout": "from 0 to 1"}[field]
+    assert finding.message.startswith(f"it is {text}")
+    assert right in finding.message
+
+
+@pytest.mark.parametrize(
+    "field", ["kasa_config", "arrow_config", "use_bdlora", "velora_config", "monteclora_config"]
+)
+@pytest.mark.parametrize("value", [{}, {"x": 1}])
+def test_a_variant_is_set_by_an_empty_object_too(field, value, tmp_path):
+    table = scan(open_adapter(write_tensors(tmp_path, BOTH, **{field: value})))
+    assert not table.scores
+    assert len(table.skipped) == 2
+
+
+def test_a_flag_that_is_a_text_is_set_and_the_reason_says_so(tmp_path):
+    table = scan(open_adapter(write_tensors(tmp_path, BOTH, use_dora="false")))
+    assert not table.scores
+    for row in table.skipped:
+        assert "use_dora is the text 'false', which PEFT takes as set" in row.reason
+
+
+def test_the_sampler_of_monteclora_is_no_unusual_key(tmp_path):
+    sampler = f"{PREFIX}{Q}.lora_monteclora_sampler"
+    shapes = {
+        "expert_weights": (8,),
+        "expert_weights_prior": (8,),
+        "gaussian_var_prior": (2, 2),
+        "std_prior": (2,),
+    }
+    tensors = BOTH | {f"{sampler}.{name}": draw(*shape) for name, shape in shapes.items()}
+    config = {"monteclora_config": {"num_samples": 8}}
+    assert told(tmp_path / "honest", tensors, **config) == {}
+    assert not scan(open_adapter(tmp_path / "honest")).scores
+    odd = {f"{sampler}.other": draw(8)}
+    assert set(told(tmp_path / "odd", tensors | odd, **config)) == {f"{sampler}.other"}
+
+
 def test_what_is_not_done_to_parameters_is_refused_together_with_them(tmp_path):
     stack = lora("m.experts", draw(4, 6), draw(8, 4))
     config = {"target_modules": [], "target_parameters": ["experts.w"]}
@@ -123,6 +248,22 @@ def test_an_update_that_is_applied_twice_is_told(tensors, tmp_path):
     found = told(tmp_path, tensors, **config)
     assert found.pop("ensure_weight_tying") == ("tied-update", "medium")
     assert "untargeted-module" not in {rule for rule, _ in found.values()}
+
+
+def test_factors_of_another_kind_of_layer_are_told(tmp_path):
+    def rules(name: str, tensors: Any, target: str) -> set[str]:
+        return {
+            rule for rule, _ in told(tmp_path / name, tensors, target_modules=[target]).values()
+        }
+
+    head = {key.replace("model.embed_tokens", "lm_head"): factor for key, factor in EMBED.items()}
+    projection = {key.replace("model.embed_tokens", Q): factor for key, factor in EMBED.items()}
+    linear = lora("model.embed_tokens", *factors())
+    assert rules("linear", linear, "embed_tokens") == {"unusual-key"}
+    assert rules("head", head, "lm_head") == {"unusual-key"}
+    assert rules("projection", projection, "q_proj") == {"unusual-key"}
+    assert rules("honest", EMBED, "embed_tokens") == set()
+    assert rules("honest head", lora("lm_head", *factors()), "lm_head") == set()
 
 
 def test_arrow_cannot_be_judged(tmp_path):

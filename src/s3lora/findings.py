@@ -29,7 +29,7 @@ RULES: dict[str, str] = {
     "unknown-setting": "The config sets a field that this version does not know, or leaves open "
     "which modules it targets.",
     "default-setting": "The config leaves out a field that PEFT has a default for and vLLM wants.",
-    "refused-setting": "PEFT refuses two settings of the config together, so it loads nothing.",
+    "refused-setting": "PEFT refuses a setting, or two of them together, so it loads nothing.",
     "dead-pattern": "A rank or alpha pattern matches no module of the file.",
     "conditional-update": "The update is applied only after an invocation sequence (aLoRA).",
     "random-module": "The start of the factors is off, and the config targets more than the file "

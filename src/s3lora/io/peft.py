@@ -191,7 +191,7 @@ def _variant(group: Group, slot: Slot, config: PeftConfig) -> Variant | None:
     """How the true update follows from the base weights, where it does."""
     init = config.raw.get("init_lora_weights", True)
     extras = group.parts.keys() - set(group.pair)
-    reasons = [field for field in OTHER_VARIANTS if config.raw.get(field)]
+    reasons = [field for field in OTHER_VARIANTS if config.sets(field)]
     if slot.kind != "linear" or config.raw.get("lora_bias"):
         return None
     if reasons == ["use_dora"] and extras == {"magnitude_vector"} and not config.rebased:
@@ -251,7 +251,7 @@ def _extra_findings(group: Group, config: PeftConfig) -> list[Finding]:
     findings: list[Finding] = []
     for part, keys in group.parts.items():
         extra = EXTRAS.get(part)
-        if part in group.pair or (extra and config.raw.get(extra.field)):
+        if part in group.pair or (extra and config.sets(extra.field)):
             continue
         text = "no known layout explains it"
         if extra:

@@ -58,6 +58,11 @@ OTHER_VARIANTS = {
     "arrow_config": "Arrow routes each token among other adapters: the update is not s·B·A",
 }
 
+SUB_CONFIGS = ("arrow_config", "kasa_config", "monteclora_config", "use_bdlora", "velora_config")
+"""Of these the fields whose value is an object: an empty one sets them too, to PEFT's defaults."""
+VARIANTS = ("use_dora", "alora_invocation_tokens", *SUB_CONFIGS)
+"""Of what changes an update, the fields of which PEFT takes one at most."""
+
 BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
 
@@ -109,11 +114,19 @@ class PeftConfig:
         """The names of heads that the task type asks for."""
         return TASK_HEADS.get(str(self.raw.get("task_type")), ())
 
+    def sets(self, field: str) -> bool:
+        """Whether the config sets a field that makes the update another one than s·B·A."""
+        value = self.raw.get(field)
+        return bool(value) or (field in SUB_CONFIGS and isinstance(value, dict))
+
     @property
     def unscored(self) -> str:
         """Why no module of this adapter can be judged from the file; empty if they can."""
         for field, reason in OTHER_VARIANTS.items():
-            if self.raw.get(field):
+            value = self.raw.get(field)
+            if isinstance(value, str) and value and field not in SUB_CONFIGS:
+                return f"{reason} ({field} is the text {value[:40]!r}, which PEFT takes as set)"
+            if self.sets(field):
                 return reason
         init = self.raw.get("init_lora_weights", True) or False
         if isinstance(init, str) and init.lower().startswith(BASE_CHANGING_INITS):

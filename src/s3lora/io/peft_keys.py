@@ -15,8 +15,17 @@ OUT_PROJ = ".base_layer.out_proj"
 """Where PEFT keeps the output projection of an `nn.MultiheadAttention`: the target is the
 attention itself, whose own factors are those of its input projection."""
 FACTORS = ("A", "B", "embedding_A", "embedding_B")
-OTHER_PARTS = ("magnitude_vector", "diag", "monteclora_sampler", "velora_embed")
+SAMPLER = "monteclora_sampler"
+OTHER_PARTS = ("magnitude_vector", "diag", SAMPLER, "velora_embed")
 """Parts of a LoRA layer beside its factors."""
+SAMPLED = ("expert_weights", "expert_weights_prior", "gaussian_var_prior", "std_prior")
+"""The tensors of MonteCLoRA's sampler, which is one part."""
+EMBEDDINGS = frozenset(
+    ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared")
+)
+"""What input embeddings of language models are called."""
+OUTPUTS = frozenset(("lm_head", "embed_out", "output_layer", "output"))
+"""What output layers of language models are called."""
 WRAPPERS = {
     "_orig_mod": "of a compiled model",
     "_fsdp_wrapped_module": "of a model wrapped by FSDP",
@@ -43,6 +52,8 @@ def parse_key(key: str) -> ParsedKey | None:
         return None
     part, *rest = tail.split(".")
     leaf = rest.pop() if rest and rest[-1] in ("weight", "bias") else ""
+    if part == SAMPLER and rest and rest[-1] in SAMPLED:
+        rest.pop()
     if len(rest) > 1 or (part in ("A", "B") and not leaf):
         return None
     if leaf and part.startswith("embedding_"):  # these have no leaf: PEFT takes it for a name
@@ -153,7 +164,26 @@ def group_tensors(
         if path not in groups:
             groups[path] = _group(path, stacks)
         groups[path].parts.setdefault(part, []).append(key)
+    for group in groups.values():
+        if text := _of_another_kind(group):
+            findings.append(Finding("unusual-key", "medium", group.keys[0], text))
     return list(groups.values()), findings
+
+
+def _of_another_kind(group: Group) -> str:
+    """Why PEFT ignores factors that a layer of this name does not have; empty if it may have them.
+
+    Of what kind a layer is, only the base model tells for sure.
+    """
+    pieces = group.name.split(".")
+    leaf, ends = pieces[-1], ": PEFT ignores them and leaves the layer as it was"
+    numbered = any(piece.isdecimal() for piece in pieces)
+    if group.embedding and ((leaf in OUTPUTS and not numbered) or leaf.endswith("_proj")):
+        return f"{leaf} is the name of a linear layer, these are factors of an embedding{ends}"
+    linear = not group.embedding and not group.stacked and {"A", "B"} & group.parts.keys()
+    if linear and leaf in EMBEDDINGS and not numbered:
+        return f"{leaf} is the name of an embedding, these are factors of a linear layer{ends}"
+    return ""
 
 
 def _group(path: str, stacks: Stacks) -> Group:

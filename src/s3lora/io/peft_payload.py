@@ -4,6 +4,9 @@ PEFT loads such a tensor over the base model's own weights without a warning. Mo
 honest training leaves: the head of a classifier, embeddings of a larger vocabulary. Those that the
 config announces, of a kind that is to be expected there, are low findings; what the config
 announces elsewhere is medium, and what nothing announces is high. The table is in docs/findings.md.
+
+Only names and shapes are looked at: the numbers of these tensors are not read, so that NaN and Inf
+among them bring up no finding.
 """
 
 from __future__ import annotations
@@ -14,15 +17,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from s3lora.adapter import Slot
 from s3lora.findings import Finding
 from s3lora.io.peft_config import TASK_HEADS, PeftConfig
-from s3lora.io.peft_keys import PREFIX
+from s3lora.io.peft_keys import EMBEDDINGS, OUTPUTS, PREFIX
+from s3lora.io.peft_refusals import token_rows
 from s3lora.io.safetensors import TensorInfo
 
-EMBEDDINGS = frozenset(
-    ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared")
-)
-"""What input embeddings of language models are called."""
-OUTPUTS = frozenset(("lm_head", "embed_out", "output_layer", "output"))
-"""What output layers of language models are called."""
 HEADS: dict[str, frozenset[str]] = {
     "SEQ_CLS": frozenset(("classifier", "score", "pre_classifier", "classification_head")),
     "TOKEN_CLS": frozenset(("classifier", "score")),
@@ -95,9 +93,7 @@ class Payload:
         saved = SavedModules(config.saved)
         self._saved = {key: module for key in keys if (module := saved.holding(_owner(key)))}
         self._resized = self._vocabulary_resized()
-        indices = config.raw.get("trainable_token_indices")
-        self._rows = tuple(indices) if isinstance(indices, dict) else ("",)
-        self._announces_rows = indices is not None and indices is not False
+        self._rows = token_rows(config.raw.get("trainable_token_indices")) or {}
 
     @property
     def saved_modules(self) -> frozenset[str]:
@@ -113,6 +109,7 @@ class Payload:
         self._slots = slots
         for key in self._keys:
             yield self._finding(key)
+        yield from self._other_rows()
         yield from self._missing()
 
     def _finding(self, key: str) -> Finding:
@@ -142,7 +139,8 @@ class Payload:
         rule, leaf = "base-weight-payload", pieces[-1]
         if key in self._saved:
             return Finding(rule, "medium", key, SAVED)
-        if leaf in ("weight", "bias") and self._embedding(pieces):
+        dimensions = {"weight": 2, "bias": 1}.get(leaf)
+        if len(self._infos[key].shape) == dimensions and self._embedding(pieces):
             return Finding(rule, "medium", key, RESIZED)
         if leaf in ("weight", "bias") or "base_layer" in pieces:
             return Finding(rule, "high", key, UNANNOUNCED)
@@ -168,12 +166,23 @@ class Payload:
     def _token_rows(self, key: str) -> Finding:
         """Rows of an embedding that were trained alone."""
         owner = _owner(key).removesuffix(".token_adapter")
-        if not self._announces_rows or not owner.endswith(self._rows):
+        if not owner.endswith(tuple(self._rows)):
             return Finding("unknown-tensor", "medium", key, UNKNOWN)
         pieces = owner.split(".")
         usual = pieces[-1] in EMBEDDINGS | OUTPUTS and _shallow(pieces)
         usual = usual and len(self._infos[key].shape) == 2
         return Finding("base-weight-payload", "low" if usual else "medium", key, ROWS)
+
+    def _other_rows(self) -> Iterator[Finding]:
+        """Rows of embeddings that are not as many as the config announces: PEFT refuses them."""
+        for key in self._keys:
+            owner = _owner(key).removesuffix(".token_adapter")
+            counts = {count for name, count in self._rows.items() if owner.endswith(name)}
+            shape = self._infos[key].shape
+            fits = len(shape) == 2 and shape[0] in counts
+            if counts and not fits and key.endswith(".trainable_tokens_delta"):
+                text = f"its shape is {list(shape)}, trainable_token_indices names"
+                yield Finding("shape-mismatch", "high", key, f"{text} {min(counts)} rows")
 
     def _beside_adapted(self, key: str) -> bool:
         """Whether it is the whole weight of an embedding or output layer that is adapted."""
@@ -198,7 +207,8 @@ class Payload:
         found: dict[bool, list[str]] = {True: [], False: []}
         for key in self._keys:
             pieces = key.removeprefix(PREFIX).split(".")
-            named = pieces[-2:-1] and pieces[-2] in EMBEDDINGS | OUTPUTS
+            matrix = len(self._infos[key].shape) == 2
+            named = matrix and pieces[-2:-1] and pieces[-2] in EMBEDDINGS | OUTPUTS
             if named and pieces[-1] == "weight" and key.startswith(PREFIX) and _shallow(pieces):
                 found[pieces[-2] in EMBEDDINGS].append(key)
         if len(found[True]) != 1 or len(found[False]) != 1:
@@ -229,7 +239,7 @@ class Payload:
                 text = f"modules_to_save names it, {ends.replace('such tensor', 'weight of it')}"
                 yield Finding("missing-module", "medium", owner.removeprefix(PREFIX), text)
         delta = ".trainable_tokens_delta"
-        if self._announces_rows and not any(key.endswith(delta) for key in self._keys):
+        if self._rows and not any(key.endswith(delta) for key in self._keys):
             text = f"it announces rows of an embedding, {ends}"
             yield Finding("missing-module", "medium", "trainable_token_indices", text)
 

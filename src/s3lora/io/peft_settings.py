@@ -8,6 +8,7 @@ from typing import Any
 from s3lora.findings import Finding
 from s3lora.io.config_fields import shown
 from s3lora.io.peft_config import DEFAULTS, KNOWN_FIELDS, PeftConfig
+from s3lora.io.peft_refusals import refusals
 from s3lora.io.peft_targets import TIED
 
 MEGATRON = "megatron.core"
@@ -19,10 +20,6 @@ KNOWN_LIBRARIES = frozenset(
 ones, and the program that runs already."""
 REMOTE_CODE = "transformers_modules"
 """Where transformers keeps the code that came with a base model."""
-FROM_WEIGHT = ("pissa", "olora", "corda", "loftq", "orthogonal", "lora_ga")
-"""Starts for which PEFT reads the weight of a module; one of stacked parameters has none."""
-NEVER_STACKED = ("lora_dropout", "fan_in_fan_out", "lora_bias", "use_dora")
-"""What PEFT does not do to a parameter."""
 
 
 def setting_findings(
@@ -40,8 +37,9 @@ def setting_findings(
     yield from _changed_use(config)
     yield from _random(config, carried)
     yield from _tied(config, carried, embedded)
-    for conflict in _conflicts(config, carried.values()):
-        yield Finding("refused-setting", "medium", *conflict)
+    linear = len(embedded) < len(carried)
+    for refusal in refusals(config, carried.values(), linear=linear):
+        yield Finding("refused-setting", "medium", *refusal)
     for name, value in DEFAULTS.items():
         if name not in config.raw:
             text = f"it is not set: PEFT takes {value}, vLLM refuses the adapter"
@@ -105,25 +103,3 @@ def _tied(
     if embedded or not TIED.isdisjoint(named) or config.raw.get("trainable_token_indices"):
         text = "where embedding and output layer share a weight, PEFT applies it a second time"
         yield Finding("tied-update", "medium", "ensure_weight_tying", text)
-
-
-def _conflicts(config: PeftConfig, ranks: Collection[int]) -> Iterator[tuple[str, str]]:
-    """Settings that PEFT refuses together: where, and why."""
-    raw = config.raw
-    init = raw.get("init_lora_weights", True)
-    if isinstance(config.targets, str):
-        for name in ("layers_to_transform", "layers_pattern"):
-            if raw.get(name) is not None:
-                yield name, "PEFT refuses it where target_modules is an expression"
-    elif raw.get("layers_pattern") and raw.get("layers_to_transform") is None:
-        yield "layers_pattern", "PEFT refuses it without layers_to_transform"
-    if raw.get("lora_bias") and (raw.get("use_dora") or isinstance(init, str)):
-        yield "lora_bias", "PEFT refuses it together with use_dora or a named start"
-    for name in NEVER_STACKED if config.parameters else ():
-        if raw.get(name):
-            yield name, "PEFT refuses it together with target_parameters"
-    weightless = [name for name in config.parameters if not name.endswith("weight")]
-    if weightless and isinstance(init, str) and init.lower().startswith(FROM_WEIGHT):
-        yield "init_lora_weights", f"PEFT refuses it for {shown(weightless[0])}"
-    if init == "orthogonal" and any(r % 2 for r in ranks):
-        yield "init_lora_weights", "PEFT refuses an orthogonal start at an odd rank"
