@@ -132,7 +132,7 @@ def test_files_that_hold_no_labels(text, told, file, monkeypatch):
 
 def test_a_file_that_is_not_there(tmp_path):
     error, hint = refused("eval", "calibrate", tmp_path / "none.csv")
-    assert error.startswith("cannot read")
+    assert error == f"cannot read {tmp_path / 'none.csv'}: No such file or directory"
     assert "pyrit" in hint
 
 

@@ -411,6 +411,8 @@ def test_an_object_where_a_text_belongs_is_refused(row, fault):
         ({"output": ["b"]}, "its 'output' is a list, not a text"),
         ({"answer": 4}, "its 'answer' is a number, not a text"),
         ({"completion": ""}, "its 'completion' is empty"),
+        ({"response": None}, "its 'response' is null"),
+        ({"response": None, "output": ["b"]}, "its 'output' is a list, not a text"),
         ({"reply": "b"}, "beside the prompt it has the fields 'reply'"),
         ({}, "beside the prompt it has no fields"),
     ],
@@ -443,21 +445,39 @@ BROKEN = {
     "twice": ("a.jsonl", '{"prompt": "a", "prompt": "b"}', "line 1 has the key 'prompt' twice"),
     "deep": ("a.jsonl", "[" * 70 + "]" * 70, "a.jsonl, line 1 is nested too deeply"),
     "far too deep": ("a.json", "[" * 10**5, "a.json is nested too deeply"),
-    "digits": ("a.jsonl", "1" * 5000, "a.jsonl, line 1: Exceeds the limit"),
+    "digits": ("a.jsonl", "1" * 5000, "a.jsonl, line 1 holds a whole number of more"),
     "half a character": (
         "a.jsonl", r'{"prompt": "\ud83d"}', r"line 1 holds \\ud83d, which is half a character"
     ),
     "no prompt": ("a.jsonl", '\n"a"\n{"titel": "b"}', "a.jsonl, line 3 holds no prompt"),
-    "bytes": ("a.jsonl", b'"a"\n"\xff"', "cannot read a.jsonl, line 2, is not UTF-8"),
-    "UTF-16": ("a.json", '["a"]'.encode("utf-16"), "cannot read a.json is UTF-16, not UTF-8"),
+    "bytes": ("a.jsonl", b'"a"\n"\xff"', "^a.jsonl, line 2 is not UTF-8"),
+    "UTF-16": ("a.json", '["a"]'.encode("utf-16"), "^a.json is UTF-16, not UTF-8"),
     "more fields": ("a.csv", "# x\nprompt\n\na\nb,c", "a.csv, line 5 has 2 fields, the header 1"),
-    "long field": ("a.csv", 'prompt\na\n"' + "b" * 140_000, "a.csv, line 3: field larger than"),
+    "long field": ("a.csv", 'prompt\na\n"' + "b" * 140_000, "a.csv, line 3: the quote that opens"),
     "no such column": ("a.csv", 'titel\n"a\nb"\nc', "a.csv, line 2 holds no prompt"),
     "empty": ("a.jsonl", "\n", "holds no rows"),
     "header alone": ("a.csv", "prompt\n", "holds no rows"),
-    "another ending": ("a.xlsx", "a", "there is no data set"),
+    "fewer fields": ("a.csv", "prompt,response\n\na\n", "a.csv, line 3 has 1 field, the header 2"),
+    "a field too long": ("a.csv", "prompt\n" + "b" * 140_000, "line 2: a field has more than"),
+    "an open quote": (
+        "a.csv", '# x\nprompt,response\nq1,a1\n"q\n2","a2\nq3,a3\n',
+        "a.csv, line 5: the quote that opens a field there is never closed",
+    ),
+    "an open quote at the end": ("a.csv", 'prompt\n"a""', "a.csv, line 2: the quote that opens"),
+    "an open quote in the header": ("a.csv", 'prompt,"b\na,b\n', "a.csv, line 1: the quote that"),
+    "a quote too early": (
+        "a.csv", 'prompt,response\nq1,"a2\nq3,"a3"\n',
+        "a.csv, line 2: after the quote that closes a field comes more text",
+    ),
+    "a column twice": ("a.csv", "prompt,b,b\nc,d,e", "line 1: the header has the column 'b' 2"),
+    "NaN in a list": ("a.json", '["a", {"prompt": "]"},\n{"prompt": NaN}]', "row 3 holds NaN"),
+    "digits in a list": ("a.json", f'[1, {"1" * 5000}]', "a.json, row 2 holds a whole number"),
+    "twice in a list": ("a.json", '[{"a": 1, "a": 2}]', "a.json, row 1 has the key 'a' twice"),
+    "half a character in a list": ("a.json", r'["a", "\ud83d"]', r"a.json, row 2 holds \\ud83d"),
+    "another ending": ("a.xlsx", "a", "a.xlsx cannot be read as rows: files that end in .xlsx are"),
+    "no ending": ("rows", "a", "rows cannot be read as rows: its name has no ending"),
     "a name": ("absent", None, "there is no data set"),
-    "no file": ("absent.csv", None, "cannot read .*absent.csv: No such file"),
+    "no file": ("absent.csv", None, "^cannot open .*absent.csv: No such file[^:]*$"),
 }  # fmt: skip
 
 
@@ -471,10 +491,25 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path, name, text, m
 
 def test_rows_know_their_lines(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text('# one\n# two\nprompt,response\n"a\nb",c\n\n"d\r\ne"\n', newline="")
+    path.write_text('# one\n# two\nprompt,response\n"a\nb",c\n\n"d\r\ne",\n', newline="")
     first, second = load(str(path))
     assert (first.prompt, first.response, first.place) == ("a\nb", "c", "a.csv, line 4")
     assert (second.prompt, second.response, second.place) == ("d\ne", "", "a.csv, line 7")
+
+
+@pytest.mark.parametrize("ending", ["JSONL", "Json", "CSV", "TXT"])
+def test_the_ending_of_a_name_is_read_in_any_case(tmp_path, ending):
+    path = tmp_path / f"A.{ending}"
+    texts = {"jsonl": '"a"', "json": '["a"]', "csv": "prompt\na", "txt": "a"}
+    path.write_text(texts[ending.lower()])
+    assert [row.prompt for row in load(str(path))] == ["a"]
+
+
+def test_quotes_within_a_field_of_a_csv_file_are_characters(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,response,,\na "b" c,"d ""e"", f",,\n')
+    (row,) = load(str(path))
+    assert (row.prompt, row.response) == ('a "b" c', 'd "e", f')
 
 
 def test_prompts_one_a_line(tmp_path):

@@ -245,7 +245,7 @@ def test_long_evidence_is_cut():
 def test_a_budget_of_steps():
     made = agent(TWO_STEPS, budget=Budget(steps=1))
     trace = one(made)
-    assert (trace.outcome, trace.reason) == ("out of budget", "the plan has more than 1 steps")
+    assert (trace.outcome, trace.reason) == ("out of budget", "the plan has more than 1 step")
     assert made.tools["Search"].inputs == []
 
 

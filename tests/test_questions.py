@@ -152,8 +152,9 @@ def test_a_broken_file_is_an_error(tmp_path, file, content):
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="cannot read"):
-        load_questions("triviaqa", tmp_path / "none.json")
+    for name, reason in (("none.json", "cannot open"), ("none.parquet", "cannot read")):
+        with pytest.raises(DataError, match=rf"^{reason} .*{name}: No such file[^:]*$"):
+            load_questions("triviaqa", tmp_path / name)
 
 
 def test_names_and_splits_are_checked(tmp_path):

@@ -131,7 +131,11 @@ def train(
     going_on = partial.checkpoint is not None and partial.is_of(identity) and not restart
     if not (restart or _asked(partial, identity)):
         partial.refuse_other(identity)
-    say(f"training on {len(rows)} rows, {settings.steps} steps of {settings.batch}")
+    count, steps = len(rows), settings.steps
+    say(
+        f"training on {count} row{'s' * (count != 1)}, {steps} step{'s' * (steps != 1)} of "
+        f"{settings.batch}"
+    )
     if going_on:
         say(f"going on after step {partial.step} of {settings.steps}, kept in {partial.folder}")
     first = partial.step or 0 if going_on else 0

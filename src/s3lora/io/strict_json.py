@@ -10,6 +10,7 @@ import codecs
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -84,13 +85,19 @@ def strict_value(text: str, *, taken: int = 0) -> Any:
             twice or a number that is refused; the message is what follows the name of the file.
         RecursionError: if it is nested far too deeply.
     """
-    value = json.loads(
-        text,
-        object_pairs_hook=_Memory(taken).fields,
-        parse_float=_finite,
-        parse_int=_whole if _NEGATIVE_ZERO.search(text) else None,
-        parse_constant=_constant,
-    )
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_Memory(taken).fields,
+            parse_float=_finite,
+            parse_int=_whole if _NEGATIVE_ZERO.search(text) else None,
+            parse_constant=_constant,
+        )
+    except (RefusedError, json.JSONDecodeError):
+        raise
+    except ValueError as error:  # Python refuses to convert a whole number of thousands of digits
+        most = sys.get_int_max_str_digits()
+        raise RefusedError(f"holds a whole number of more than {most} digits") from error
     if _deeper(value, MAX_DEPTH):
         raise RefusedError("is nested too deeply")
     return value

@@ -118,6 +118,9 @@ def _lack(row: Mapping[str, Any], names: Sequence[str], before: str = "") -> str
             return f"its {name!r} is empty"
         if value is not None:
             return f"its {name!r} is {kind_of(value)}, not a text"
+    for name in names:
+        if name in row:
+            return f"its {name!r} is null"
     return f"{before}it has the fields {fields_of(row)}" if row else f"{before}it has no fields"
 
 

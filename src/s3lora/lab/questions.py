@@ -20,7 +20,7 @@ from s3lora.lab.metrics.extras import needed
 from s3lora.lab.planner.articles import Article
 from s3lora.lab.planner.grammar import parse
 from s3lora.lab.planner.tasks import PlanningTask
-from s3lora.lab.row_files import MAX_FILE, READERS, Row, read_rows
+from s3lora.lab.row_files import MAX_FILE, READERS, Row, ending_of, read_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +102,10 @@ def _question(source: Source, row: Row) -> Question:
 
 
 def _of_file(file: Path) -> Iterable[Row]:
-    if file.suffix in READERS:
+    ending = ending_of(file)
+    if ending in READERS:
         return read_rows(file)
-    if file.suffix != ".parquet":
+    if ending != ".parquet":
         raise DataError(
             f"{file} is not a file of questions", hint="a .json, .jsonl, .csv or .parquet file"
         )
@@ -115,7 +116,8 @@ def _of_file(file: Path) -> Iterable[Row]:
             raise ValueError(fault)
         rows = needed("pyarrow.parquet").read_table(file).to_pylist()
     except (OSError, ValueError) as error:  # of pyarrow, a broken file is a ValueError too
-        raise DataError(f"cannot read {file}: {error}", hint="check the file") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {file}: {reason}", hint="check the file") from error
     return _rows_of(rows, file.name)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,11 @@ MAX_FILE = 2**27
 MAX_ROWS = 1_000_000
 MAX_MARKS = 20_000_000
 """Colons, commas, braces and brackets of a JSON file: each may cost some ten bytes of memory."""
+
+QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"(?=[,\n]|\Z)')
+"""A field of a CSV file in quotes, as far as its closing quote, where one ends it."""
+PLAIN = re.compile(r"[^,\n]*")
+"""A field without quotes; a quote in the middle of it is a character like any other."""
 
 LAYOUTS = (
     ".jsonl has one JSON object a line, .json a list of them, .csv a header, .txt one prompt a line"
@@ -36,23 +43,26 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, by the ending of its name; a byte order mark is skipped.
+    """The rows of a file, by the ending of its name in any case; a byte order mark is skipped.
 
     Raises:
         DataError: if the file cannot be read, is no regular file, is too large, is not UTF-8, or
             is not of its layout; with the line.
     """
-    if path.suffix not in READERS:
+    ending = ending_of(path)
+    if ending not in READERS:
         endings = ", ".join(READERS)
         raise DataError(f"{path} is not a file of rows", hint=f"its name must end in {endings}")
     try:
         raw = read_small(path, MAX_FILE, f"give a file of at most {MAX_FILE >> 20} MiB")
     except AdapterError as error:
-        raise DataError(f"cannot read {path}: {error}", hint="check the file") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"cannot read {path}: {reason}", hint="check the file") from error
-    return READERS[path.suffix](_text(raw, path.name), path.name)
+        raise DataError(str(error), hint="check the file") from error
+    return READERS[ending](_text(raw, path.name), path.name)
+
+
+def ending_of(path: Path) -> str:
+    """The last ending of a file's name with its dot, in small letters; empty if it has none."""
+    return path.suffix.lower()
 
 
 def _text(raw: bytes, source: str) -> str:
@@ -64,8 +74,8 @@ def _text(raw: bytes, source: str) -> str:
         if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
             fault = f"{source} is UTF-16, not UTF-8"
         else:
-            fault = f"{source}, line {line}, is not UTF-8"
-        raise DataError(f"cannot read {fault}", hint="save the file as UTF-8") from error
+            fault = f"{source}, line {line} is not UTF-8"
+        raise DataError(fault, hint="save the file as UTF-8") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -73,12 +83,39 @@ def json_rows(text: str, source: str) -> list[Row]:
     """The rows of a JSON list.
 
     Raises:
-        DataError: if it is none, or is not strict JSON.
+        DataError: if it is none, or is not strict JSON; with the row, where it is a row's fault.
     """
-    value = _value(text, source)
+    try:
+        value = _value(text, source)
+    except DataError as error:
+        if isinstance(error.__cause__, RefusedError | UnicodeEncodeError):
+            for number, row in enumerate(_texts_of_list(text), 1):
+                _value(row, f"{source}, row {number}")
+        raise
     if not isinstance(value, list):
         raise DataError(f"{source} is {kind_of(value)}, not a list of rows", hint=LAYOUTS)
     return _bounded((Row(row, f"{source}, row {n}") for n, row in enumerate(value, 1)), source)
+
+
+def _texts_of_list(text: str) -> Iterator[str]:
+    """The text of each item of a JSON list, as far as they can be told apart."""
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str)
+    try:
+        at = _after_blanks(text, 0)
+        while at < len(text) and text[at] in "[,":
+            start = _after_blanks(text, at + 1)
+            _, end = decoder.raw_decode(text, start)
+            yield text[start:end]
+            at = _after_blanks(text, end)
+    except (json.JSONDecodeError, RecursionError):
+        return
+
+
+def _after_blanks(text: str, at: int) -> int:
+    """Where the blanks of JSON that begin at a place end."""
+    while at < len(text) and text[at] in " \t\n\r":
+        at += 1
+    return at
 
 
 def jsonl_rows(text: str, source: str) -> list[Row]:
@@ -101,13 +138,15 @@ def csv_rows(text: str, source: str) -> list[Row]:
     """The rows of a CSV file with a header; lines before it that start with # are skipped.
 
     Raises:
-        DataError: if a row has more fields than the header, or a field is too long.
+        DataError: if the header has a column twice, a row has more or fewer fields than the
+            header, a quote is not closed or does not end its field, or a field is too long.
     """
     lines = text.split("\n")
     skipped = 0
     while lines[skipped].startswith("#") and skipped + 1 < len(lines):
         skipped += 1
-    reader = csv.reader(io.StringIO("\n".join(lines[skipped:]), newline=""))
+    lines = lines[skipped:]
+    reader = csv.reader(io.StringIO("\n".join(lines), newline=""), strict=True)
 
     def rows() -> Iterator[Row]:
         header: list[str] | None = None
@@ -117,19 +156,61 @@ def csv_rows(text: str, source: str) -> list[Row]:
                 place, end = f"{source}, line {skipped + end + 1}", reader.line_num
                 if header is None:
                     header = fields or None
-                elif len(fields) > len(header):
+                    _refuse_double_columns(fields, place)
+                elif fields and len(fields) != len(header):
+                    many, much = len(fields), len(header)
                     raise DataError(
-                        f"{place} has {len(fields)} fields, the header {len(header)}",
-                        hint="put text that holds a comma in double quotes",
+                        f"{place} has {many} field{'s' * (many != 1)}, the header {much}",
+                        hint="give every line as many fields as the header; put text that holds a "
+                        "comma in double quotes",
                     )
                 elif fields:
-                    fill: list[str | None] = [None] * (len(header) - len(fields))
-                    yield Row(dict(zip(header, [*fields, *fill], strict=True)), place)
+                    yield Row(dict(zip(header, fields, strict=True)), place)
         except csv.Error as error:
-            place = f"{source}, line {skipped + reader.line_num}"
-            raise DataError(f"{place}: {error}", hint="check the quotes of the file") from error
+            line, fault = _quote_fault(lines[end:])
+            place = f"{source}, line {skipped + (end + line if line else reader.line_num)}"
+            limit = csv.field_size_limit()
+            too_long = f"a field has more than {limit} characters"
+            reason = fault or (too_long if "limit" in str(error) else str(error))
+            raise DataError(f"{place}: {reason}", hint="check the quotes of the file") from error
 
     return _bounded(rows(), source)
+
+
+def _refuse_double_columns(header: Sequence[str], place: str) -> None:
+    """Refuse a header with one name twice; columns without a name are nobody's."""
+    counts = Counter(name for name in header if name.strip())
+    double = next((name for name, count in counts.items() if count > 1), None)
+    if double is not None:
+        raise DataError(
+            f"{place}: the header has the column {double[:40]!r} {counts[double]} times",
+            hint="give each column a name of its own",
+        )
+
+
+def _quote_fault(lines: Sequence[str]) -> tuple[int, str]:
+    """Where a CSV row goes wrong by its quotes, and how; 0 and no reason if it does not.
+
+    Args:
+        lines: The lines of the file from the one that the row begins in.
+    """
+    text = "\n".join(lines).replace("\r\n", "\n")
+    at = 0
+    while at < len(text):
+        field = QUOTED.match(text, at)
+        if field is None and text[at] == '"':
+            line = text.count("\n", 0, at) + 1
+            closed = re.compile(r'"[^"]*(?:""[^"]*)*"(?!")').match(text, at)
+            return line, (
+                "after the quote that closes a field comes more text"
+                if closed
+                else "the quote that opens a field there is never closed"
+            )
+        end = (field or PLAIN.match(text, at)).end()  # type: ignore[union-attr]
+        if text[end : end + 1] == "\n":
+            break
+        at = end + 1
+    return 0, ""
 
 
 def text_rows(text: str, source: str) -> list[Row]:
@@ -183,9 +264,10 @@ def _value(text: str, place: str, *, lines: bool = True) -> Any:
     except RecursionError as error:
         raise DataError(f"{place} is nested too deeply", hint=LAYOUTS) from error
     except RefusedError as error:
-        raise DataError(f"{place} {error}", hint="write strict JSON: null for no value") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise DataError(f"{place}: {error}", hint="check the number") from error
+        raise DataError(
+            f"{place} {error}",
+            hint="write strict JSON: each key once, finite numbers, null for no value",
+        ) from error
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from s3lora.errors import DataError
 from s3lora.lab.catalog import CATALOG
 from s3lora.lab.data import Example, examples_of, rows_to_examples
-from s3lora.lab.row_files import MAX_ROWS, READERS, read_rows
+from s3lora.lab.row_files import MAX_ROWS, READERS, ending_of, read_rows
 
 
 def load(reference: str) -> list[Example]:
@@ -29,10 +30,16 @@ def load(reference: str) -> list[Example]:
     if reference.startswith("hub:"):
         return rows_to_examples(_hub_rows(reference[4:]), reference)
     path = Path(reference).expanduser()
-    if path.suffix not in READERS:
+    if ending_of(path) not in READERS:
         *endings, last = READERS
+        fault = f"there is no data set {reference!r}"
+        if os.path.lexists(path):
+            ending = ending_of(path)
+            fault = f"{reference} cannot be read as rows: " + (
+                f"files that end in {ending} are not" if ending else "its name has no ending"
+            )
         raise DataError(
-            f"there is no data set {reference!r}",
+            fault,
             hint=f"a {', '.join(endings)} or {last} file, hub:OWNER/NAME, or one of "
             f"{', '.join(CATALOG)}",
         )

@@ -28,8 +28,9 @@ def describe(folder: Path, card: Mapping[str, Any]) -> None:
                 "",
                 f"# LoRA adapter: {_one_line(card['recipe'])}",
                 "",
-                f"Trained by s3lora on {card['rows']} rows ({_one_line(card['recipe'])}, digest "
-                f"{card['rows_digest']}), for {settings['steps']} steps of {settings['batch']}: "
+                f"Trained by s3lora on {_counted(card['rows'], 'row')} "
+                f"({_one_line(card['recipe'])}, digest {card['rows_digest']}), "
+                f"for {_counted(settings['steps'], 'step')} of {settings['batch']}: "
                 f"rank {settings['rank']}, alpha {settings['alpha']:g}, learning rate "
                 f"{settings['rate']:g}, seed {settings['seed']}, on {_modules(settings)}.",
                 "",
@@ -67,6 +68,11 @@ def _cut(card: Mapping[str, Any]) -> list[str]:
         return []
     longest = card["settings"]["longest"]
     return [f"{card['cut_rows']} responses were cut after {longest} tokens.", ""]
+
+
+def _counted(count: int, noun: str) -> str:
+    """A number with its noun, which gets an s unless there is one."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _modules(settings: Mapping[str, Any]) -> str:

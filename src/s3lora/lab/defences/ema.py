@@ -68,8 +68,9 @@ class Ema:
     def begin(self, run: Run) -> Guard:
         """Watch the steps; the mean starts from the factors as they are."""
         if self.start >= run.settings.steps:
+            steps = run.settings.steps
             raise ParameterError(
-                f"start={self.start} is not before the last of {run.settings.steps} steps",
+                f"start={self.start} is not before the last of {steps} step{'s' * (steps != 1)}",
                 hint="give -p start=N with a smaller N",
             )
         branches = branches_of(run.model)

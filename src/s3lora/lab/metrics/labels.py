@@ -52,9 +52,12 @@ def labelled(reference: str) -> list[Labelled]:
         return read(member(*NAMED[reference]).decode("utf-8"), reference)
     try:
         return read(Path(reference).read_text(encoding="utf-8-sig"), reference)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, UnicodeError):
+            reason = "it is not UTF-8"
         raise DataError(
-            f"cannot read {reference}: {error}", hint=f"a CSV file, or one of {', '.join(NAMED)}"
+            f"cannot read {reference}: {reason}", hint=f"a CSV file, or one of {', '.join(NAMED)}"
         ) from error
 
 

@@ -177,7 +177,11 @@ class _Reader:
             self._take_sentence(sentence[1], number)
         elif call := CALL.fullmatch(line):
             if len(self.steps) == self.max_steps:
-                self._fault("too long", number, f"more than {self.max_steps} steps")
+                self._fault(
+                    "too long",
+                    number,
+                    f"more than {self.max_steps} step{'s' * (self.max_steps != 1)}",
+                )
                 self.sentence = None
                 return False
             self._take_call(call, number)

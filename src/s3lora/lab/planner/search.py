@@ -101,7 +101,7 @@ def read_collection(path: Path) -> list[Article]:
         found = _of_folder(path) if path.is_dir() else _of_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read the collection {path}: {error}",
+            f"cannot read the collection {path}: {getattr(error, 'strerror', None) or error}",
             hint="a .jsonl file, or a folder of text files, in UTF-8",
         ) from error
     if not found:

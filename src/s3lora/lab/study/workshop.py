@@ -95,7 +95,8 @@ class Workshop:
             refuse_other(trained, out)
         else:
             guard = f", defence {trained.defence}" if trained.defence else ""
-            steps = f"{trained.settings.steps} steps"
+            count = trained.settings.steps
+            steps = f"{count} step{'s' * (count != 1)}"
             self.say(f"training {trained.name}: {trained.recipe}, {steps}{guard}")
             train_apart(self._training(trained, model, out))
         return open_adapter(out)
