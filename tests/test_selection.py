@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -175,3 +177,20 @@ def test_every_policy_answers_in_natural_order(seed):
 )
 def test_the_layer_of_a_name(name, layer):
     assert layer_of(name) == layer
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1e308, -1e308, 5e-324),
+        (1e308, -1e308, 5e-324, 0.0, 5e-324, 0.0, 0.0),
+        (1e308, 0.0, 5e-324, 1e-323, -5e-324),
+        (1e200, 0.0, 1e-200, 2e-200, 3e-200),
+        (1.7e308, -1.7e308, 1.7e308, -1.7e308),
+    ],
+)
+def test_a_deviation_is_finite_whatever_the_scores_are(values):
+    z = robust_z(numbered(*values))
+    assert all(math.isfinite(value) for value in z.values())
+    assert len(z) in (0, len(values))

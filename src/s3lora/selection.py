@@ -142,17 +142,22 @@ class Outliers:
 
 
 def robust_z(table: ScoreTable) -> dict[ModuleName, float]:
-    """(score − median)/(1.4826·MAD) by module; empty where the spread is zero."""
+    """(score − median)/(1.4826·MAD) by module; empty where the spread is zero.
+
+    A quotient beyond the largest finite number is that number.
+    """
     if not table.scores:
         return {}
-    values = np.array([score.value for score in table.scores])
+    values = np.array([score.value for score in table.scores], np.float64)
     if np.abs(values).max() > 1e300:  # z has no unit: a difference of two such would overflow
-        values = values * 2.0**-100
+        values = values / 4
     deviations = values - np.median(values)
     spread = 1.4826 * float(np.median(np.abs(deviations)))
     if spread == 0:
         return {}
-    z = (deviations / spread).tolist()
+    most = np.finfo(values.dtype).max
+    with np.errstate(over="ignore"):
+        z = np.clip(deviations / spread, -most, most).tolist()
     return {score.module: value for score, value in zip(table.scores, z, strict=True)}
 
 

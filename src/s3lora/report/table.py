@@ -141,7 +141,7 @@ def _ranking(report: Report, rows: Iterable[Score], chosen: Collection[str]) -> 
             "*" if score.module in chosen else "",
             Text(printable(score.module)),
             f"{score.value:.4f}" if abs(score.value) < 1000 else f"{score.value:.4g}",
-            "" if z is None else f"{z:.1f}",
+            "" if z is None else f"{z:.1f}" if abs(z) < 1e6 else f"{z:.4g}",
             "" if norm is None else f"{norm:.3g}",
             str(report.modules[score.module].rank),
         )
