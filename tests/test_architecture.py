@@ -14,7 +14,7 @@ import s3lora
 ROOT = Path(s3lora.__file__).parent
 
 FLOORS = [
-    {"_version", "errors", "linalg", "findings"},
+    {"_interrupt", "_version", "errors", "linalg", "findings"},
     {"adapter", "mas_svd", "parameters"},
     {"alignment", "scores"},
     {"io", "methods", "recover"},

@@ -104,6 +104,49 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path):
     assert (process.returncode, stderr) == (130, "interrupted\n")
 
 
+INTERRUPTING = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["INTERRUPT_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+SCRIPT = "import sys; sys.argv[0] = '/bin/s3lora'; from s3lora.__main__ import main; main()"
+
+
+@pytest.mark.parametrize("module", ["numpy", "s3lora.adapter", "s3lora.cli", "s3lora.cli.train"])
+@pytest.mark.parametrize("start", [["-m", "s3lora"], ["-c", SCRIPT]], ids=["module", "script"])
+def test_ctrl_c_while_the_command_is_imported_is_one_line_too(start, module, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING)
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, *start, "methods"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONPATH": path, "INTERRUPT_AT": module},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_while_the_library_is_imported_is_the_program_s_own_matter(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING)
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", "import s3lora"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONPATH": path, "INTERRUPT_AT": "s3lora.adapter"},
+    )
+    assert done.stderr.endswith("KeyboardInterrupt\n")
+
+
 def test_a_fault_of_ours_is_not_the_status_of_findings():
     code = (
         "import s3lora.cli, sys\n"
@@ -122,17 +165,31 @@ def test_a_fault_of_ours_is_not_the_status_of_findings():
     assert done.stderr.endswith("please report it.\n")
 
 
-@pytest.mark.parametrize("closed", [1, 2])
-def test_a_closed_stream_is_no_traceback(closed, adapter):
+@pytest.mark.parametrize(("closed", "status"), [(1, 2), (2, 0)])
+@pytest.mark.parametrize("words", [["scan", "ADAPTER"], ["--help"], ["methods"], ["check", "."]])
+def test_a_closed_stdout_is_an_error_and_a_closed_stderr_is_none(words, closed, status, adapter):
+    words = [str(adapter) if word in ("ADAPTER", ".") else word for word in words]
     done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *COMMAND, "scan", str(adapter)],
+        ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *COMMAND, *words],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0
+    assert done.returncode == status
     assert "Traceback" not in done.stderr
+    if closed == 1:
+        error, hint = done.stderr.splitlines()
+        assert error == "error: cannot write to stdout: Bad file descriptor"
+        assert hint.startswith("hint: ")
+
+
+def test_a_closed_stdout_that_nothing_is_written_to_is_no_error(adapter, tmp_path):
+    words = [*COMMAND, "scan", adapter, "--format", "json", "-o", tmp_path / "out"]
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, f"wrote {tmp_path / 'out'}\n")
+    assert (tmp_path / "out").read_text().startswith("{")
 
 
 @pytest.mark.parametrize(

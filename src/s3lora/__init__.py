@@ -7,6 +7,11 @@ table = scan(adapter, "s3lora")
 prune(adapter, TopK(10)(table), "my-adapter-pruned", table=table)
 """
 
+from s3lora import _interrupt
+
+if _interrupt.is_command():  # before the imports that take time
+    _interrupt.end_in_one_line()
+
 from s3lora._version import __version__
 from s3lora.adapter import Adapter, LoraModule
 from s3lora.compare import compare

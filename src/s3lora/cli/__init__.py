@@ -80,7 +80,8 @@ lab.add_command(gate)
 
 def main() -> None:
     """Entry point of the command `s3lora`."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # closed by the caller
+    if sys.stdout is None:  # closed by the caller: what is written to it is an error when it is due
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name in a file must not end in an encoding error

@@ -14,14 +14,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from s3lora._interrupt import INTERRUPTED
 from s3lora.errors import S3LoraError
 from s3lora.report.escape import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as a shell says it: 128 and the number of SIGINT."""
 NO_READER = 141
 """Exit status when whoever read stdout has gone, such as `head`: 128 and the number of SIGPIPE."""
 
