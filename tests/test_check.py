@@ -488,3 +488,14 @@ def test_the_hook_matches_the_files_of_an_adapter_and_runs_a_command_there_is():
 
 def test_the_workflow_in_the_documentation_is_the_one_in_the_examples():
     assert "examples/ci/adapters.yml" in (ROOT / "docs/ci.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["tuned.nemo", "x.lora.h5", "lit_model.pth.lora", "adapters.npz"])
+def test_an_adapter_of_another_tool_is_listed_and_cannot_be_judged(name, tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / name).write_bytes(b"\x93ODD")
+    for command in ("check", "scan"):
+        for path in (tmp_path / "deep", tmp_path / "deep" / name):
+            shown = run(command, path)
+            assert shown.exit_code == 3, (command, path)
+            assert "layout" in shown.output

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -238,7 +240,82 @@ def pickled(folder: Path) -> Path:
     return folder / "adapter_model.bin"
 
 
-OTHERS = {
+def empty_file(name: str) -> Callable[[Path], Path]:
+    """A maker of a folder that holds one file of this name, which nobody can read."""
+
+    def make(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\x93ODD")
+        return folder / name
+
+    make.__name__ = name
+    return make
+
+
+def of_keys(*keys: str) -> Callable[[Path], Path]:
+    """A maker of a folder that holds one file of tensors with these names."""
+
+    def make(folder: Path) -> Path:
+        return saved(folder / "some_style.safetensors", *keys)
+
+    make.__name__ = keys[0]
+    return make
+
+
+def adapterhub(folder: Path) -> Path:
+    path = saved(folder / "adapter.safetensors", "bert.layer.0.query.loras.demo.lora_A")
+    fields = {"config": {"architecture": "lora", "r": 8}, "model_type": "bert", "version": "1.0"}
+    (folder / CONFIG).write_text(json.dumps(fields))
+    return path
+
+
+def adapterhub_pickled(folder: Path) -> Path:
+    adapterhub(folder).unlink()
+    (folder / "pytorch_adapter.bin").write_bytes(b"PK")
+    return folder / "pytorch_adapter.bin"
+
+
+def adapterhub_untyped(folder: Path) -> Path:
+    path = adapterhub_pickled(folder)
+    (folder / CONFIG).write_text("{}")
+    return path
+
+
+def adapterhub_bare(folder: Path) -> Path:
+    path = adapterhub(folder)
+    (folder / CONFIG).unlink()
+    return path
+
+
+FLUX = "double_blocks.0.img_attn.qkv.lora_A.weight"
+OTHER_FILES = {
+    "tuned.nemo": "NeMo's",
+    "bible.lora.h5": "KerasHub's",
+    "lit_model.pth.lora": "LitGPT's",
+    "lit_model.lora.pth": "LitGPT's",
+    "lora_weights.npz": "mlx-lm's",
+    "adapters.npz": "mlx-lm's",
+    "model.onnx_adapter": "ONNX Runtime's",
+    "pytorch_model_head.bin": "AdapterHub's",
+    "model_adapter.pt": "a pickle",
+    "My-LoRA.ckpt": "a pickle",
+}
+IMAGE_KEYS = (
+    FLUX,
+    f"diffusion_model.{FLUX}",
+    "double_blocks.0.processor.proj_lora1.down.weight",
+    "single_blocks.3.processor.qkv_lora.up.weight",
+    "down_blocks.0.attn1.processor.to_q_lora.down.weight",
+    "transformer_blocks.1.attn.to_q.lora_B.weight",
+    "diffusion_model.blocks.0.self_attn.q.lora_B.weight",
+)
+OTHERS: dict[Callable[[Path], Path], str] = {
+    **{empty_file(name): owner for name, owner in OTHER_FILES.items()},
+    **{of_keys(key): "image model" for key in IMAGE_KEYS},
+    adapterhub: "AdapterHub's",
+    adapterhub_pickled: "AdapterHub's",
+    adapterhub_untyped: "AdapterHub's",
+    adapterhub_bare: "AdapterHub's",
     kohya: "kohya's",
     lycoris: "kohya's",
     diffusers: "diffusers'",
@@ -289,6 +366,22 @@ def test_every_adapter_is_recognised_in_a_folder(make, tmp_path):
     assert ref in (tmp_path, *tmp_path.iterdir())
 
 
+def archive(path: Path, config: str) -> Path:
+    """An archive of NeMo's: weights, then the config."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("./w.ckpt", bytes(700)), ("./model_config.yaml", config.encode())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("config", ["peft:\n  peft_scheme: lora\n", 'peft:\n  peft_scheme: "lora"'])
+def test_archive_of_nemo_that_names_a_method_of_adapters_is_one(config, tmp_path):
+    path = archive(tmp_path / "tuned.nemo", config)
+    assert refs_in(tmp_path, [path.name]) == [path]
+
+
 def test_what_is_no_adapter_is_not_taken_for_one(tmp_path):
     saved(tmp_path / "model.safetensors", "model.norm.weight")
     saved(tmp_path / "model-00001-of-00002.safetensors", "model.q.lora_A.speech.weight")
@@ -297,7 +390,9 @@ def test_what_is_no_adapter_is_not_taken_for_one(tmp_path):
     )
     text = b"general.type" + (8).to_bytes(4, "little") + (5).to_bytes(8, "little") + b"model"
     (tmp_path / "model.gguf").write_bytes(b"GGUF\x03" + bytes(20) + text)
-    for name in ("config.json", "weights.bin", "notes.txt"):
+    archive(tmp_path / "llama.nemo", "model: gpt\npeft:\n  peft_scheme: null\n")
+    (tmp_path / "conformer.nemo").write_bytes(b"\x1f\x8b" + bytes(30))
+    for name in ("config.json", "weights.bin", "notes.txt", "lit_model.pth", "model.weights.h5"):
         (tmp_path / name).touch()
     assert refs_in(tmp_path, [path.name for path in tmp_path.iterdir()]) == []
 

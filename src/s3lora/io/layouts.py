@@ -5,7 +5,10 @@ Where the layouts come from
     `save_lora_weights` (`pytorch_lora_weights.safetensors`, `unet.….lora.down.weight`,
     `transformer.….lora_A.weight`), mlx-lm (`adapters.safetensors`, `….lora_a`), mistral-finetune
     (`lora.safetensors` beside `params.json`), X-LoRA (`xlora_classifier.safetensors`), llama.cpp
-    (GGUF).
+    (GGUF), NVIDIA NeMo (`.nemo`), KerasHub's `save_lora_weights` (`.lora.h5`), LitGPT
+    (`lit_model.pth.lora`), AdapterHub's `adapters` (`pytorch_adapter.bin`, a nested `config` in
+    adapter_config.json), ONNX Runtime (`.onnx_adapter`), and the trainers of Flux and its kin
+    (`double_blocks.….lora_A.weight`, `….processor.proj_lora1.down.weight`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s3lora.errors import AdapterError, S3LoraError, UnsupportedError
+from s3lora.io.nemo import is_nemo_model
 from s3lora.io.regular_file import LFS, read_head
 from s3lora.io.safetensors import TensorFile
 
@@ -61,7 +65,10 @@ DIFFUSERS = Layout(
     "diffusers' (image model)",
     re.compile(
         r"^(?:unet|transformer|text_encoder(?:_\d)?)\..*\.lora_[AB]\.weight$"
-        r"|lora(?:_linear_layer)?\.(?:down|up)\.weight$"
+        r"|lora(?:_linear_layer)?\d*\.(?:down|up)\.weight$|\.processor\..*lora"
+        r"|^(?:model\.)?diffusion_model\..*lora"
+        r"|(?:^|\.)(?:(?:double|single|joint|down|up|input|middle|output)_blocks"
+        r"|(?:single_)?transformer_blocks|mid_block)\..*lora"
     ),
     IMAGES,
 )
@@ -70,7 +77,22 @@ MISTRAL = Layout(
     "mistral-finetune's", re.compile(r"^layers\.\d+\.\w+\.w\w+\.lora_[AB](?:\.weight)?$")
 )
 XLORA = Layout("X-LoRA's", re.compile(r"^xlora|\.xlora_"), "each LoRA adapter below it can be read")
-LAYOUTS = (KOHYA, DIFFUSERS, MLX, MISTRAL, XLORA)
+ADAPTERHUB = Layout("AdapterHub's", re.compile(r"\.loras\.[^.]+\.lora_[AB]$"))
+LAYOUTS = (KOHYA, DIFFUSERS, MLX, MISTRAL, XLORA, ADAPTERHUB)
+
+_NOWHERE = re.compile(r"(?!)")
+NEMO = Layout("NeMo's", _NOWHERE)
+KERAS = Layout("KerasHub's", _NOWHERE)
+LITGPT = Layout("LitGPT's", _NOWHERE)
+ONNX = Layout("ONNX Runtime's", _NOWHERE, "give the PEFT adapter that it was converted from")
+FILES = (
+    (re.compile(r".*\.nemo", re.I), NEMO),
+    (re.compile(r".*lora.*\.h5", re.I), KERAS),
+    (re.compile(r"lit_model\..*(?:lora|adapter).*|.*\.pth\.lora", re.I), LITGPT),
+    (re.compile(r".*(?:lora|adapter).*\.npz", re.I), MLX),
+    (re.compile(r".*\.onnx_adapter", re.I), ONNX),
+)
+"""How files are called that are not in safetensors and are an adapter by themselves."""
 
 NAMES = {
     "adapters.safetensors": MLX,
@@ -79,6 +101,9 @@ NAMES = {
     "pytorch_lora_weights.bin": DIFFUSERS,
     "xlora_classifier.safetensors": XLORA,
     "xlora_config.json": XLORA,
+    "pytorch_adapter.bin": ADAPTERHUB,
+    "model_adapter.safetensors": ADAPTERHUB,
+    "pytorch_model_head.bin": ADAPTERHUB,
 }
 """Files that one layout alone has."""
 
@@ -96,16 +121,24 @@ def layout_of(keys: Collection[str], *, configured: bool) -> Layout | None:
     return next((one for one in LAYOUTS if any(one.keys.search(key) for key in keys)), None)
 
 
+def layout_by_name(name: str) -> Layout | None:
+    """The layout of a file that is not in safetensors, by its name; None if it tells none."""
+    return next((layout for pattern, layout in FILES if pattern.fullmatch(name)), None)
+
+
 def refuse_other_file(path: Path) -> None:
     """Refuse a file that is not in safetensors, by what it is.
 
     Raises:
-        UnsupportedError: if it is a pickle or a GGUF file.
+        UnsupportedError: if it is a pickle, a GGUF file or an adapter of another tool.
         AdapterError: if it is anything else.
     """
     head = read_head(path)
     if path.suffix.lower() == ".gguf" or head.startswith(b"GGUF"):
         raise gguf(path)
+    layout = NAMES.get(path.name) or layout_by_name(path.name)
+    if layout and not head.startswith(LFS):
+        raise layout.refusal(path)
     if path.suffix.lower() in PICKLES and not head.startswith(LFS):
         raise pickle(path)
     if path.suffix.lower() in PARTIAL:
@@ -145,7 +178,16 @@ def refuse_other_folder(folder: Path, names: Collection[str]) -> None:
             raise pickle(folder / name)
         if name.lower().endswith(".gguf"):
             raise gguf(folder / name)
-    _refuse_other_weights([folder / name for name in sorted(names)])
+    paths = [folder / name for name in sorted(names)]
+    _refuse_other_files(paths, model="config.json" in names)
+    _refuse_other_weights(paths)
+
+
+def _refuse_other_files(paths: Iterable[Path], *, model: bool) -> None:
+    """Refuse a folder by the files in it that are adapters and not in safetensors."""
+    for path in paths:
+        if path.suffix != ".safetensors" and _may_be_adapter(path, model):
+            refuse_other_file(path)
 
 
 def _refuse_other_weights(paths: Iterable[Path]) -> None:
@@ -209,6 +251,9 @@ def _may_be_adapter(path: Path, model: bool) -> bool:
     """Whether a file is an adapter by itself; `model` tells that a model's config is beside it."""
     suffix = path.suffix.lower()
     called_so = any(word in path.name.lower() for word in ("lora", "adapter"))
+    layout = layout_by_name(path.name)
+    if layout:
+        return layout is not NEMO or not is_nemo_model(path)
     if suffix in PICKLES:
         return called_so
     if suffix == ".gguf":

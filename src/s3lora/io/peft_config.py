@@ -160,6 +160,11 @@ def validated(raw: Mapping[str, Any]) -> PeftConfig:
     """The config as typed fields; see `parse_config` for what it raises."""
     kind = raw.get("peft_type")
     if kind != "LORA":
+        if kind is None and isinstance(raw.get("config"), dict):
+            raise UnsupportedError(
+                "this is the config of an adapter in AdapterHub's layout",
+                hint="only PEFT's layout is read; convert it to a PEFT adapter first",
+            )
         if not isinstance(kind, str):
             raise fields.refusal("peft_type", kind, "'LORA'")
         reason = OTHER_TYPES.get(kind, "it is not LoRA")

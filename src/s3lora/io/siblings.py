@@ -57,7 +57,7 @@ BY_SUFFIX: dict[str, tuple[Severity, str]] = {
         f"{_WEIGHTS}: SGLang loads every .safetensors file of the folder",
     ),
     ".gguf": ("medium", f"{_WEIGHTS}: llama.cpp loads them"),
-    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt"), ("medium", _PICKLE)),
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".lora", ".nemo"), ("medium", _PICKLE)),
     **dict.fromkeys(
         (".pkl", ".pickle", ".joblib", ".dill"),
         ("medium", "a pickle, which was not scanned: reading it can run code that is in it"),
