@@ -1060,11 +1060,11 @@ def with_card(folder: Path, card: bytes) -> Path:
         FRONT,
         FRONT + b"# Mine\n\nText.\n\n\n",
         FRONT + b"no newline at the end",
-        b"\xef\xbb\xbf" + FRONT + b"latin-1: caf\xe9, \xff\xfe\n",
+        b"\xef\xbb\xbf" + FRONT + "café, \N{EM DASH}, \N{CAT FACE}\n".encode(),
         b"no front matter\r\n",
         b"",
     ],
-    ids=["front only", "text", "no newline", "not utf-8", "no front", "empty"],
+    ids=["front only", "text", "no newline", "marked", "no front", "empty"],
 )
 def test_the_card_is_kept_byte_for_byte_and_gets_a_section(make, out, card):
     source = open_adapter(make(card, by=with_card))
@@ -1105,7 +1105,19 @@ def test_a_card_that_is_no_text_is_not_carried_over(make, out, card):
     after = (out / "README.md").read_bytes().decode("utf-8")
     assert after.startswith("---\n")
     assert "## Pruned with s3lora" in after
+    assert "README.md of the source is not text, so it was not carried over" in after
     assert "\0" not in after
+
+
+@pytest.mark.parametrize("tail", ["# café\n".encode("latin-1"), b"\xed\xa0\x80", b"\x81\x30"])
+def test_bytes_of_another_encoding_do_not_make_the_card_a_file_of_two(make, out, tail):
+    folder = make(FRONT + "é ".encode() + tail, by=with_card)
+    prune(open_adapter(folder), [Q], out)
+    after = (out / "README.md").read_bytes().decode("utf-8")
+    assert after.startswith(FRONT.decode())
+    assert "é " in after
+    assert "\ufffd" in after
+    assert manifest_of(out)["source"]["files"] == hashes(folder)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def write_card(
 ) -> None:
     """Write README.md: a section on what was done, in the source's card, whose text stays.
 
-    A card in UTF-16 or UTF-32 becomes one in UTF-8; one that is no text is not carried over.
+    A card in UTF-16 or UTF-32 becomes one in UTF-8; of one that is no text it is said that it is
+    not carried over.
     """
     named = (policy.name, policy.params) if policy else None
     facts = plan_facts(plan)
@@ -104,9 +105,11 @@ def write_card(
     section += card.kept_from_source(kept)
     carried = None if source_card is None else card_text(source_card)
     if carried is None:
+        if source_card is not None:
+            section += [f"The {CARD} of the source is not text, so it was not carried over.", ""]
         base = adapter.config.get("base_model_name_or_path")
         text = card.front_matter(card.metadata(base if isinstance(base, str) else "")) + "\n"
         text += "\n".join(section)
     else:
         text = card.with_section(carried, section)
-    (folder / CARD).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (folder / CARD).write_bytes(text.encode("utf-8"))

@@ -27,7 +27,8 @@ def card_text(raw: bytes) -> str | None:
     """The text of a card, to be written as UTF-8; None if its bytes are no text.
 
     UTF-16 and UTF-32 are decoded, by their mark or by where their zero bytes are. Bytes that are
-    not UTF-8 in a card without zero bytes, as of Latin-1, stay as they are.
+    not UTF-8 in a card without zero bytes, as of Latin-1, become U+FFFD: a file of two encodings
+    cannot be read, and a guess at the encoding could put words into the author's mouth.
     """
     encoding = next((name for mark, name in WIDE if raw.startswith(mark)), "")
     if not encoding and b"\0" in raw:
@@ -36,7 +37,7 @@ def card_text(raw: bytes) -> str | None:
             return None
         encoding = "utf-16-le" if second > first else "utf-16-be"
     if not encoding:
-        return raw.decode("utf-8", "surrogateescape")
+        return raw.decode("utf-8", "replace")
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError:
