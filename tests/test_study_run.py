@@ -249,6 +249,94 @@ def test_the_nearest_key_is_suggested(tmp_path, text, nearest):
     assert caught.value.hint.startswith(f"did you mean {nearest!r}?")
 
 
+@pytest.mark.parametrize("table", ["[align]", "[[aligner]]", "[[adapter]]"])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("../evil", "a separator"),
+        ("/evil", "a separator"),
+        (r"a\\b", "a separator"),
+        ("..", "begins with a dot"),
+        (".a", "begins with a dot"),
+        ("", "is empty"),
+        (r"a\u0000", "a control character"),
+        (r"a\u202eb", "a control character"),
+        ("a ", "a blank"),
+        ("a" * 101, "more than 100 bytes"),
+    ],
+)
+def test_a_name_that_becomes_a_folder_stays_in_its_place(tmp_path, table, name, fault):
+    path = tmp_path / "a.toml"
+    path.write_text(f'[study]\nmodel = "tiny"\n{table}\nname = "{name}"\nrecipe = "refusal"\n')
+    with pytest.raises(ParameterError, match=fault):
+        read_study(path)
+
+
+def test_a_folder_with_a_control_character_is_refused(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('[study]\nmodel = "tiny"\nfolder = "a\\u0000"\n')
+    with pytest.raises(ParameterError, match=r"folder .* control character"):
+        read_study(path)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("edit = 'scale'\nedit_params = {factr = 0.5}", "'scale' has no parameter 'factr'"),
+        ("edit = 'scale'\nedit_params = {factor = 2}", "factor=2 is no share"),
+        ("edit = 'scale'\nedit_params = {factor = true}", "factor=True is not a value"),
+        ("edit = 'flatten'\nedit_params = {keep = 0}", "keep=0"),
+        ("edit = 'merge'\nedit_params = {weight = 3}", "weight=3"),
+        ("edit = 'merge'\nedit_params = {safe = 'a'}", "safe in edit_params"),
+        ("edit_params = {factor = 0.5}", "the edit 'drop' does not take"),
+    ],
+)
+def test_parameters_of_an_edit_are_checked_when_the_file_is_read(tmp_path, method, message):
+    path = tmp_path / "a.toml"
+    path.write_text(f"[study]\nmodel = 'tiny'\n[[method]]\nmethod = 'rows'\n{method}\n")
+    with pytest.raises(ParameterError, match=message):
+        read_study(path)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("method = 'gate'\nparams = {measur = 'balance'}", "the method 'gate' does not take"),
+        ("method = 'gate'\nparams = {measure = 'cost'}", "gate has no measure 'cost'"),
+        ("method = 'flat'\nparams = {keep = 3}", "the method 'flat' does not take"),
+    ],
+)
+def test_parameters_of_a_score_of_the_lab_are_checked_too(tmp_path, method, message):
+    path = tmp_path / "a.toml"
+    path.write_text(f"[study]\nmodel = 'tiny'\n[[method]]\n{method}\n")
+    with pytest.raises(ParameterError, match=message):
+        read_study(path)
+
+
+@pytest.mark.parametrize("text", ["modell = 'a'", "draws = 3", "model = 'tiny'\nadapters = []"])
+def test_the_hint_on_the_table_of_a_study_lists_what_it_takes(tmp_path, text):
+    path = tmp_path / "a.toml"
+    path.write_text(f"[study]\n{text}\n")
+    with pytest.raises(ParameterError) as caught:
+        read_study(path)
+    listed = caught.value.hint.partition("it takes ")[2].partition(";")[0].split(", ")
+    assert {"model", "folder", "aligned_by", "draws"} <= set(listed)
+    assert not {"adapters", "choices", "align", "sizes", "results"} & set(listed)
+    if "draws" not in text:
+        assert "[[adapter]]" in caught.value.hint
+        assert "[[method]]" in caught.value.hint
+
+
+@pytest.mark.parametrize("model", ["./none", "/none/such", "a/b/c", ""])
+def test_a_model_that_is_nowhere_is_refused_before_anything_is_made(tmp_path, model):
+    study = small_study(results=tmp_path, folder=tmp_path / "work", model=model)
+    said: list[str] = []
+    with pytest.raises(DataError, match="there is no model"):
+        Run(study, said.append)
+    assert not said
+    assert not (tmp_path / "work").exists()
+
+
 def test_paths_are_relative_to_the_file_of_the_study(tmp_path, monkeypatch):
     folder, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
     for name in ("checkpoint", "tiny"):

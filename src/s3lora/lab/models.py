@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
@@ -90,6 +92,26 @@ def model_folder(reference: str) -> str:
     if not folder.exists():
         build(reference, folder)
     return str(folder)
+
+
+def refuse_absent(reference: str) -> None:
+    """Refuse a model that is neither a folder, nor of `BUILDERS`, nor named as one on a hub.
+
+    Raises:
+        DataError: if it is a path to nothing, or nothing of that name can be loaded.
+    """
+    if reference in BUILDERS:
+        return
+    hint = f"a checkpoint folder, a name on a hub, or one of {', '.join(BUILDERS)}"
+    folder = bool(reference) and Path(reference).is_dir()
+    if not (folder or re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", reference)):
+        raise DataError(f"there is no model {reference!r}", hint=hint)
+    try:
+        AutoConfig.from_pretrained(reference, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot load the model {reference}: {str(error).splitlines()[0]}", hint=hint
+        ) from error
 
 
 def build(name: str, out: Path) -> None:

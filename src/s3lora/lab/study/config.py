@@ -15,13 +15,12 @@ from s3lora.lab.catalog import CATALOG
 from s3lora.lab.models import BUILDERS
 from s3lora.lab.probes import Openings
 from s3lora.lab.recipes import RECIPES
-from s3lora.lab.row_files import READERS
+from s3lora.lab.row_files import READERS, ending_of
 from s3lora.lab.settings import Settings
+from s3lora.lab.study.checks import has_control, refuse_unsafe_name, refuse_wrong_parameters
 from s3lora.lab.study.parts import Choice, Sizes, Study, Trained
 from s3lora.lab.study.rows import RANDOM, REFERENCES
 from s3lora.lab.study.toml_values import checked, instance, refuse_unknown, shown, table, tables
-from s3lora.lab.study.variants import VARIANTS
-from s3lora.methods import make_method
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,6 +35,8 @@ ALIKE = ("model", "harmful", "harmless", "align")
 
 PARTS = ("study", "align", "aligner", "adapter", "method", "sizes")
 """The tables of a file."""
+
+OTHER_TABLES = "adapters are written as [[adapter]], methods as [[method]], each a table of its own"
 
 LEAST = {"harmless": 0, "replies": 0, "random_replies": 0}
 """The least of each size; of all others it is 1."""
@@ -66,6 +67,10 @@ def read_study(path: Path) -> Study:
         raise ParameterError(
             f"[study] folder is {shown(folder)}, expected a valid string", hint='such as "work"'
         )
+    if has_control(folder):
+        raise ParameterError(
+            f"[study] folder {shown(folder)} holds a control character", hint='such as "work"'
+        )
     align = table(document.pop("align", {"name": "refusal", "recipe": "refusal"}), "[align]")
     methods = tables(document.pop("method", []), "[[method]]")
     parts = {
@@ -84,11 +89,15 @@ def read_study(path: Path) -> Study:
             f"{path} has a part {part!r} that no study has",
             hint=f"{nearest}it has {', '.join(PARTS)}",
         )
-    for key in parts.keys() & study.keys():
-        raise ParameterError(f"[study] has no {key!r}", hint="it is a part of its own")
-    made = instance(Study, {**study, **parts, **borrowed}, "[study]")
+    own = [f.name for f in fields(Study) if f.name not in {*parts, "aligned_folder"}]
+    own += ["folder", ALIGNED_BY]
+    for key in study:
+        refuse_unknown("[study]", key, own, OTHER_TABLES)
+    made = instance(Study, {**study, **parts, **borrowed}, "[study]", own)
     _refuse_out_of_range(made)
     trained = (made.align, *made.aligners, *made.adapters)
+    for adapter in trained:
+        refuse_unsafe_name("the adapter", adapter.name)
     _refuse_doubles("adapter", [adapter.name for adapter in trained])
     _refuse_doubles("method", [f"{choice.name} by {choice.edit}" for choice in made.choices])
     _refuse_unknown(made)
@@ -100,7 +109,12 @@ def _toml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             return tomllib.load(file)
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}", hint="give a TOML file") from error
+        reason: object = getattr(error, "strerror", None) or error
+        if isinstance(error, UnicodeError):
+            reason = "it is not UTF-8"
+        elif not isinstance(error, OSError | tomllib.TOMLDecodeError):
+            reason = "it holds a whole number of too many digits"
+        raise DataError(f"cannot read {path}: {reason}", hint="give a TOML file") from error
 
 
 def _borrowed(path: Path, study: dict[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,8 +156,7 @@ def _refuse_unknown(study: Study) -> None:
             raise ParameterError(
                 f"[[method]] {choice.name!r} is in every study", hint="leave it out"
             )
-        if choice.method != "gate" and choice.method not in VARIANTS:
-            make_method(choice.method, choice.params)
+        refuse_wrong_parameters(choice)
 
 
 def _refuse_guard(study: Study, trained: Trained) -> None:
@@ -189,7 +202,7 @@ def _beside(
         return reference
     here = Path(reference).expanduser()
     place = path.parent / here
-    if place.exists() or here.suffix in endings or here.is_absolute():
+    if place.exists() or ending_of(here) in endings or here.is_absolute():
         return str(place)
     if here.exists():
         raise ParameterError(
@@ -208,9 +221,10 @@ def _trained_of(document: dict[str, Any], kind: str) -> Iterator[Trained]:
 def _trained(row: Mapping[str, Any], part: str) -> Trained:
     name = row.get("name")
     what = f"{part} {name}" if isinstance(name, str) else part
-    taken = [field.name for kind in (Trained, Settings, Openings) for field in fields(kind)]
+    names = [field.name for kind in (Trained, Settings, Openings) for field in fields(kind)]
+    names = [each for each in names if each not in ("settings", "openings")]
     for key in row:
-        refuse_unknown(what, key, [each for each in taken if each not in ("settings", "openings")])
+        refuse_unknown(what, key, names)
     own = {key: row[key] for key in OWN if key in row}
     openings = {key: row[key] for key in ("refusal", "compliance", "refusing") if key in row}
     rest = {key: value for key, value in row.items() if key not in own and key not in openings}
@@ -218,7 +232,7 @@ def _trained(row: Mapping[str, Any], part: str) -> Trained:
         "settings": instance(Settings, rest, what),
         "openings": instance(Openings, openings, what),
     }
-    return instance(Trained, {**own, **parts}, what)
+    return instance(Trained, {**own, **parts}, what, names)
 
 
 def _refuse_out_of_range(study: Study) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from s3lora.lab.chat import asked_ids
 from s3lora.lab.generate import replies
 from s3lora.lab.metrics.refusal import refused
-from s3lora.lab.models import Chat, load_chat
+from s3lora.lab.models import Chat, load_chat, refuse_absent
 from s3lora.lab.study.causal import causal_rows, rescored, unscored
 from s3lora.lab.study.cells import Job, jobs
 from s3lora.lab.study.config import Sizes, Study, Trained
@@ -35,6 +35,7 @@ class Run:
         self.progress = progress or (
             lambda count, total, note: say(f"cell {count} of {total}: {note}")
         )
+        refuse_absent(study.model)
         self.shop = Workshop(study, say)
         self.out = study.results / ROWS
         self.rows = {row.key: row for row in read_rows(self.out)}

@@ -19,13 +19,16 @@ SHOWN = 60
 """How much of a wrong value is shown, in characters."""
 
 
-def instance(kind: type[T], row: Mapping[str, Any], what: str) -> T:
+def instance(
+    kind: type[T], row: Mapping[str, Any], what: str, keys: Iterable[str] | None = None
+) -> T:
     """A dataclass of a table's values; a list becomes a tuple.
 
     Args:
         kind: The dataclass. A whole number does for a float, nothing else for anything else.
         row: The table.
         what: What the table is called in messages.
+        keys: Those that the table itself may have, for the hint; None: all fields.
 
     Raises:
         ParameterError: for a key that it does not have, one that is missing, or a value of another
@@ -37,7 +40,9 @@ def instance(kind: type[T], row: Mapping[str, Any], what: str) -> T:
     for key, field in fields.items():
         needed = field.default is field.default_factory is dataclasses.MISSING
         if needed and key not in row:
-            raise ParameterError(f"{what} lacks {key!r}", hint=f"it takes {', '.join(fields)}")
+            raise ParameterError(
+                f"{what} lacks {key!r}", hint=f"it takes {', '.join(keys or fields)}"
+            )
     return kind(**{key: checked(kind, key, value, what) for key, value in row.items()})
 
 
@@ -61,7 +66,7 @@ def checked(kind: type, key: str, value: Any, what: str) -> Any:
         ) from error
 
 
-def refuse_unknown(what: str, key: str, known: Iterable[str]) -> None:
+def refuse_unknown(what: str, key: str, known: Iterable[str], also: str = "") -> None:
     """Refuse a key that a table does not take, with the nearest one that it does.
 
     Raises:
@@ -72,7 +77,10 @@ def refuse_unknown(what: str, key: str, known: Iterable[str]) -> None:
         return
     near = get_close_matches(key, names, n=1)
     nearest = f"did you mean {near[0]!r}? " if near else ""
-    raise ParameterError(f"{what} has no {key!r}", hint=f"{nearest}it takes {', '.join(names)}")
+    more = f"; {also}" if also else ""
+    raise ParameterError(
+        f"{what} has no {key!r}", hint=f"{nearest}it takes {', '.join(names)}{more}"
+    )
 
 
 def table(value: Any, what: str) -> dict[str, Any]:
