@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lab_material import tiny
 from lab_rows import done, own_cache, refused, write_rows
 from s3lora import open_adapter
 from s3lora.errors import ParameterError
@@ -178,6 +179,19 @@ def test_the_table_has_safety_and_utility_and_fits(adapter, planned, rows, tmp_p
     assert "Utility, 6 harmless prompts" in (tmp_path / "table").read_text()
 
 
+def of_a_mean_loss(adapter: Path) -> float:
+    """How far apart the loss per token of two equal models may be, on sequences like the rows."""
+    from peft import PeftModel
+
+    from s3lora.lab.generate import mean_log_probabilities
+    from s3lora.lab.packing import Continuation
+    from tolerances import forward_tolerance
+
+    model = PeftModel.from_pretrained(tiny().model, str(adapter)).eval()
+    asked = [Continuation(tuple(range(at, at + 40)), tuple(range(90, 130 - at))) for at in range(6)]
+    return forward_tolerance(model, lambda one: mean_log_probabilities(one, asked))
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -193,7 +207,8 @@ def test_plans_of_other_edits(words, adapter, planned, evaluated, tmp_path):
     found = evaluated("--adapter", adapter, "--plan", planned(*words))
     again = evaluated("--adapter", tmp_path / "pruned")
     losses = [figures(found["states"][2]), figures(again["states"][1])]
-    assert losses[0]["loss"]["value"] == pytest.approx(losses[1]["loss"]["value"], abs=1e-5)
+    spare = of_a_mean_loss(tmp_path / "pruned")
+    assert losses[0]["loss"]["value"] == pytest.approx(losses[1]["loss"]["value"], abs=spare)
     assert found["plan"]["edit"]["name"] == words[1]
 
 

@@ -25,7 +25,7 @@ each give k u p. Blocked sums, which processors do, err by less.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -98,13 +98,21 @@ def forward_tolerance(model: torch.nn.Module, quantity: Quantity) -> float:
     Raises:
         AssertionError: if nothing moves, so that a tolerance of zero would be meaningless.
     """
-    exact = _flat(quantity(model))
-    gaps = []
+    return forward_tolerances(model, lambda of: {"": quantity(of)})[""]
+
+
+def forward_tolerances(
+    model: torch.nn.Module, quantities: Callable[[Any], Mapping[str, Any]]
+) -> dict[str, float]:
+    """The tolerance of each of several quantities that are computed together, by name."""
+    exact = {name: _flat(values) for name, values in quantities(model).items()}
+    gaps = dict.fromkeys(exact, 0.0)
     for seed in range(DRAWS):
         with rounding(model, torch.Generator().manual_seed(seed)):
-            gaps.append(float(np.abs(_flat(quantity(model)) - exact).max()))
-    assert max(gaps) > 0, "the quantity does not depend on what the model computes"
-    return 2 * max(gaps)
+            for name, values in quantities(model).items():
+                gaps[name] = max(gaps[name], float(np.abs(_flat(values) - exact[name]).max()))
+    assert min(gaps.values()) > 0, "the quantity does not depend on what the model computes"
+    return {name: 2 * gap for name, gap in gaps.items()}
 
 
 def apart(model: torch.nn.Module, other: Any, quantity: Quantity) -> float:
