@@ -13,11 +13,15 @@ const median = (values) => {
 const robustZ = (scores) => {
   const found = new Map();
   if (!scores.length) return found;
-  const middle = median(scores.map((score) => score[1]));
-  const deviations = scores.map((score) => score[1] - middle);
+  const huge = scores.some((score) => Math.abs(score[1]) > 1e300);  // as in selection.py
+  const values = scores.map((score) => (huge ? score[1] / 4 : score[1]));
+  const middle = median(values);
+  const deviations = values.map((value) => value - middle);
   const spread = 1.4826 * median(deviations.map(Math.abs));
   if (spread === 0) return found;
-  scores.forEach((score, at) => found.set(score[0], deviations[at] / spread));
+  const most = Number.MAX_VALUE;
+  const bounded = (z) => Math.min(most, Math.max(-most, z));
+  scores.forEach((score, at) => found.set(score[0], bounded(deviations[at] / spread)));
   return found;
 };
 
