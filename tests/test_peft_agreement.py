@@ -121,7 +121,7 @@ def faults(folder: Path, name: str, random: Random, before: Adapter | None) -> I
         yield from (f"s3lora lacks {name}" for name in sorted(missing))
         yield from (f"finding: {f}" for f in warned if not expected(f, adapter))
     payload = [f for f in adapter.findings if f.rule == "base-weight-payload"]
-    replaced = [tensor for tensor in peft.replaced if not restarted(adapter, peft, tensor)]
+    replaced = [tensor for tensor in peft.replaced if not restarted(adapter, tensor)]
     if replaced and not payload and not adapter.config.get("layer_replication"):
         yield f"PEFT replaces {sorted(replaced)}, and nothing is said"
     carried = peft.updates.keys() <= adapter.slots.keys()
@@ -168,9 +168,13 @@ def expected(finding: Finding, adapter: Adapter) -> bool:
     return finding.rule in ("replicated-layers", "tied-update", "imported-code", "random-module")
 
 
-def restarted(adapter: Adapter, peft: Reading, tensor: str) -> bool:
-    """Whether PEFT cuts a start out of this tensor (PiSSA, OLoRA), which is no payload."""
-    return tensor.rpartition(".")[0] in peft.updates and validated(adapter.config).rebased
+def restarted(adapter: Adapter, tensor: str) -> bool:
+    """Whether PEFT cuts a start out of this tensor (PiSSA, OLoRA), which is no payload.
+
+    It may be one that shares the weight of an adapted module.
+    """
+    names = (key.replace(".base_layer", "") for key in adapter.tensors.infos)
+    return validated(adapter.config).rebased and not any(name.endswith(tensor) for name in names)
 
 
 def case(folder: Path, name: str, number: int) -> list[str]:
