@@ -636,7 +636,8 @@ def test_known_fields_are_those_of_pefts_config():
 
 def test_hub_cache_of_links_is_read(tmp_path):
     real = write_adapter(tmp_path / "real")
-    blobs, snapshot = tmp_path / "hub/blobs", tmp_path / "hub/snapshots/abc"
+    hub = tmp_path / "models--example--adapter"
+    blobs, snapshot = hub / "blobs", hub / "snapshots/abc"
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
     for at, name in enumerate((WEIGHTS, CONFIG)):

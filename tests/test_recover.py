@@ -208,7 +208,7 @@ def test_with_both_weights_the_update_is_that_of_the_aligned_model(tmp_path):
 OTHERS = {
     "pissa_niter_4": {"init_lora_weights": "pissa_niter_4"},
     "corda": {"init_lora_weights": "corda"},
-    "loftq": {"init_lora_weights": "loftq"},
+    "loftq": {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
     "lora_ga": {"init_lora_weights": "lora_ga"},
     "dora on pissa": {"init_lora_weights": "pissa", "use_dora": True},
 }

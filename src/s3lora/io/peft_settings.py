@@ -38,8 +38,10 @@ def setting_findings(
     yield from _random(config, carried)
     yield from _tied(config, carried, embedded)
     linear = len(embedded) < len(carried)
-    for refusal in refusals(config, carried.values(), linear=linear):
-        yield Finding("refused-setting", "medium", *refusal)
+    for where, text in refusals(config, carried.values(), linear=linear):
+        # with an unknown start nothing can be judged, which has a status; a newer PEFT may know it
+        unjudged = where == "init_lora_weights" and config.unscored
+        yield Finding("refused-setting", "low" if unjudged else "medium", where, text)
     for name, value in DEFAULTS.items():
         if name not in config.raw:
             text = f"it is not set: PEFT takes {value}, vLLM refuses the adapter"
