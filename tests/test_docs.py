@@ -27,6 +27,12 @@ def reference():
     return module.page()
 
 
+def test_the_tests_that_security_names_exist():
+    named = set(re.findall(r"`(tests/test_\w+\.py)`", (ROOT / "SECURITY.md").read_text("utf-8")))
+    assert len(named) > 15
+    assert not [path for path in named if not (ROOT / path).is_file()]
+
+
 def test_the_reference_is_what_the_code_says():
     assert (ROOT / "docs/reference.md").read_text(encoding="utf-8") == reference()
 
