@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import mmap
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,3 +244,18 @@ def test_tensors_of_a_file_are_hashed_as_they_lie(tmp_path):
     extra = lora("z", draw(2, 6), draw(8, 2)) | {f"{PREFIX}norm.weight": draw(0)}
     path = write_adapter(tmp_path, extra=extra) / WEIGHTS
     assert TensorFile(path).sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_disk_that_fails_while_a_file_is_closed_is_not_spoken_of(tmp_path, monkeypatch):
+    close, complaints = os.close, []
+
+    def failing(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    write_adapter(tmp_path / "a")
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    monkeypatch.setattr(os, "close", failing)
+    assert scan(open_adapter(tmp_path / "a")).scores
+    gc.collect()
+    assert complaints == []

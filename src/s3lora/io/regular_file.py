@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +98,12 @@ def read_head(path: Path, length: int = 64) -> bytes:
     fd, _ = open_regular(path)
     with open(fd, "rb") as file, reading(path):
         return file.read(length) or b""
+
+
+def close_quietly(fd: int) -> None:
+    """Close a file that was only read: nothing can be lost by it, whatever the disk says."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 def stays_with(folder: Path, path: Path) -> bool:

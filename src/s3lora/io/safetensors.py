@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from s3lora.errors import AdapterError, UnsupportedError
 from s3lora.io.regular_file import HINT as HINT
-from s3lora.io.regular_file import open_regular, reading, stamp
+from s3lora.io.regular_file import close_quietly, open_regular, reading, stamp
 from s3lora.io.regular_file import read_small as read_small
 from s3lora.io.safetensors_header import FLOATS as FLOATS
 from s3lora.io.safetensors_header import MAX_TENSORS as MAX_TENSORS
@@ -45,7 +45,7 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         fd, self.nbytes = open_regular(path)
-        self._close = weakref.finalize(self, os.close, fd)
+        self._close = weakref.finalize(self, close_quietly, fd)
         self._fd = fd
         with reading(path):
             self._stamp = stamp(fd)
