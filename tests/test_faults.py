@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -57,3 +58,10 @@ def test_what_is_wrong_is_noticed(stand):
         stand.play = play
         assert words in stand.fault("write", 3, "EIO")
         faults.shutil.rmtree(stand.out.parent)
+
+
+def test_the_recorded_run_found_nothing_wrong():
+    record = json.loads((FUZZ / "results" / "faults.json").read_text())
+    assert record["faults"] > 200
+    assert record["wrong"] == []
+    assert record["faults"] == sum(record["outcomes"].values())
