@@ -204,17 +204,17 @@ class Payload:
 
     def _vocabulary_resized(self) -> frozenset[str]:
         """Input embedding and output layer, if the file has one of each, of one shape."""
-        found: dict[bool, list[str]] = {True: [], False: []}
+        layers: dict[bool, list[str]] = {True: [], False: []}
         for key in self._keys:
             pieces = key.removeprefix(PREFIX).split(".")
             matrix = len(self._infos[key].shape) == 2
             named = matrix and pieces[-2:-1] and pieces[-2] in EMBEDDINGS | OUTPUTS
             if named and pieces[-1] == "weight" and key.startswith(PREFIX) and _shallow(pieces):
-                found[pieces[-2] in EMBEDDINGS].append(key)
-        if len(found[True]) != 1 or len(found[False]) != 1:
+                layers[pieces[-2] in EMBEDDINGS].append(key)
+        if len(layers[True]) != 1 or len(layers[False]) != 1:
             return frozenset()
-        shapes = {self._infos[key].shape for key in (*found[True], *found[False])}
-        return frozenset((*found[True], *found[False])) if len(shapes) == 1 else frozenset()
+        shapes = {self._infos[key].shape for key in (*layers[True], *layers[False])}
+        return frozenset((*layers[True], *layers[False])) if len(shapes) == 1 else frozenset()
 
     def _missing(self) -> Iterator[Finding]:
         """What the config announces and the file does not carry: PEFT refuses to load that."""
